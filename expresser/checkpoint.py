@@ -1,0 +1,184 @@
+"""One folder is one model: weights, configuration, genes, the run that made it, a card. No pickle is ever read."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jinja2 import Environment, StrictUndefined
+from transformers import AutoConfig, AutoModel
+
+from expresser.atomic import replaced_folder
+from expresser.errors import InputError
+from expresser.genes import GeneVocab
+from expresser.model.modeling import ExpresserPreTrainedModel
+
+FILES = ("config.json", "model.safetensors", "genes.tsv", "run.json", "README.md")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model, in eval mode, with the genes its tokens stand for and the record of the run that made it."""
+
+    model: ExpresserPreTrainedModel
+    vocab: GeneVocab
+    run: dict[str, Any]
+    source: str
+
+
+def save(
+    folder: str | Path,
+    model: ExpresserPreTrainedModel,
+    vocab: GeneVocab,
+    run: Mapping[str, Any],
+    *,
+    extra: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a checkpoint so that the folder is either whole or absent.
+
+    Parameters
+    ----------
+    extra
+        Writes more files (the training state) into the folder before it gets its name.
+
+    Raises
+    ------
+    ValueError
+        If the model and the vocabulary do not have the same number of genes.
+    """
+    folder = Path(folder)
+    if len(vocab) != model.config.vocab_size:
+        raise ValueError(f"the model has {model.config.vocab_size} gene tokens, the vocabulary {len(vocab)} genes.")
+    with replaced_folder(folder) as part:
+        model.save_pretrained(part)
+        vocab.save(part / "genes.tsv")
+        (part / "run.json").write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
+        (part / "README.md").write_text(model_card(run))
+        if extra is not None:
+            extra(part)
+    return folder
+
+
+def locate(model: str | Path) -> Path:
+    """The folder of a model: a checkpoint, the folder of a run (its final model, else its newest checkpoint), or a hub id.
+
+    A hub id is ``org/name`` or ``org/name@revision``; only the files of a checkpoint are downloaded.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder or repository, or it lacks a file.
+    """
+    path = Path(model)
+    if path.is_dir():
+        folder = path
+        if not (path / "config.json").exists():
+            if (path / "model").is_dir():
+                folder = path / "model"
+            elif checkpoints := list_checkpoints(path):
+                folder = checkpoints[-1]
+    elif path.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        raise InputError(f"{model}: no such folder, and not a hub id (org/name or org/name@revision).")
+    else:
+        name, _, revision = str(model).partition("@")
+        try:
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise InputError(
+                f"{model}: no such folder here, and the hub did not give it ({type(error).__name__}: {error})."
+            ) from error
+    missing = [name for name in FILES[:4] if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: not a model folder: {', '.join(missing)} missing. A model folder holds {', '.join(FILES)}."
+        )
+    return folder
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, oldest first."""
+    return sorted((p for p in (run / "checkpoints").glob("step-*") if (p / "run.json").is_file()), key=lambda p: p.name)
+
+
+def load(model: str | Path) -> Checkpoint:
+    """Load a model folder or hub id, every weight checked, in eval mode."""
+    folder = locate(model)
+    vocab = GeneVocab.load(folder / "genes.tsv")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        raise InputError(f"{folder / 'config.json'}: not an Expresser model ({error}).") from error
+    if getattr(config, "vocab_size", None) != len(vocab):
+        raise InputError(
+            f"{folder}: genes.tsv has {len(vocab)} genes, config.json says {getattr(config, 'vocab_size', None)}: "
+            "the vocabulary belongs to another model. Restore the genes.tsv that was saved with these weights."
+        )
+    network = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
+    run = json.loads((folder / "run.json").read_text())
+    if (recorded := run.get("genes_sha256")) not in (None, vocab.sha256):
+        raise InputError(
+            f"{folder}: genes.tsv (sha256 {vocab.sha256[:12]}…) is not the vocabulary the model was trained with "
+            f"({recorded[:12]}…). Restore the genes.tsv that was saved with these weights."
+        )
+    return Checkpoint(model=network.eval(), vocab=vocab, run=run, source=str(model))
+
+
+_CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+    """---
+license: apache-2.0
+library_name: expresser
+tags: [single-cell, scrna-seq, gene-embeddings, imputation]
+---
+# Expression Transformer ({{ recipe }})
+
+A masked-expression model of {{ genes }} human genes, pretrained on {{ cells }} cells of corpus `{{ corpus_id[:12] }}`.
+
+| | |
+|---|---|
+{% for name, value in facts.items() %}
+| {{ name }} | {{ value }} |
+{% endfor %}
+
+## Use
+```
+expresser embed THIS_FOLDER cells.h5ad --out embedded.h5ad
+expresser impute THIS_FOLDER cells.h5ad --out imputed.h5ad
+expresser genes export THIS_FOLDER --out genes.parquet
+```
+Input is raw counts. `run.json` holds the full configuration, the versions and the manifest of the corpus.
+
+## Sources
+{% for source in sources %}
+- {{ source }}
+{% endfor %}
+
+## Reference
+Y. Cao, dissertation, University of California, Irvine, 2023, chapter 4.
+"""
+)
+
+
+def model_card(run: Mapping[str, Any]) -> str:
+    """The README.md of a checkpoint, from its run record."""
+    facts = {
+        name: value
+        for name, value in {
+            "steps": run.get("step"),
+            "cells seen": run.get("cells_seen"),
+            "validation loss": run.get("valid", {}).get("mse"),
+            "validation MAE": run.get("valid", {}).get("mae"),
+            "seed": run.get("seed"),
+        }.items()
+        if value is not None
+    }
+    return _CARD.render(
+        recipe=run.get("recipe", "custom"),
+        genes=run.get("genes", "?"),
+        cells=run.get("cells", "?"),
+        corpus_id=run.get("corpus_id", "unknown"),
+        facts=facts,
+        sources=run.get("sources", []),
+    )

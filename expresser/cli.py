@@ -1,0 +1,78 @@
+"""The ``expresser`` command: finds its sub-commands, runs one, turns bad input into one message and exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from expresser import __version__
+from expresser.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command, registered as an entry point of the group ``expresser.commands``.
+
+    Its module must be cheap to import: what is heavy is imported when the command runs.
+    """
+
+    name: str
+    summary: str
+    example: str
+    run: Callable[[Sequence[str]], None]
+
+    @property
+    def help(self) -> str:
+        """The text above the options in ``--help``."""
+        return f"{self.summary}\n\nExample:\n  {self.example}"
+
+
+def commands() -> dict[str, EntryPoint]:
+    """All registered sub-commands by name, not yet imported."""
+    return {entry.name: entry for entry in sorted(entry_points(group="expresser.commands"), key=lambda e: e.name)}
+
+
+def usage(known: dict[str, EntryPoint]) -> str:
+    """What ``expresser --help`` prints."""
+    width = max(map(len, known))
+    listed = "\n".join(f"  {name:<{width}}  {entry.load().summary}" for name, entry in known.items())
+    return (
+        f"expresser {__version__}: single-cell foundation models, from raw counts to a report\n\n"
+        f"usage: expresser COMMAND …     expresser COMMAND --help for options and an example\n\n{listed}\n\n"
+        "Start here:\n  expresser demo"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command line. ``EXPRESSER_DEBUG=1`` shows the traceback of bad input too."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    known = commands()
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(known))
+        return
+    if argv[0] in ("-V", "--version"):
+        print(__version__)
+        return
+    if argv[0] not in known:
+        fail(f"no command {argv[0]!r}; there are {', '.join(known)}.")
+    try:
+        known[argv[0]].load().run(argv[1:])
+    except InputError as error:
+        if os.environ.get("EXPRESSER_DEBUG"):
+            raise
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def fail(message: str) -> Any:
+    """One message on stderr, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""The core's own commands. Heavy imports wait until a command runs."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from expresser.cli import Command
+from expresser.errors import InputError
+
+Inputs = Annotated[tuple[Path, ...], tyro.conf.Positional]
+Positional = tyro.conf.Positional
+
+
+def _group(command: Callable[[], Command], verbs: dict[str, Callable[..., None]]) -> Callable[[Sequence[str]], None]:
+    def run(argv: Sequence[str]) -> None:
+        known = command()
+        tyro.extras.subcommand_cli_from_dict(
+            verbs, prog=f"expresser {known.name}", description=known.help, args=list(argv), sort_subcommands=True
+        )
+
+    return run
+
+
+def _single(command: Callable[[], Command], function: Callable[..., None]) -> Callable[[Sequence[str]], None]:
+    def run(argv: Sequence[str]) -> None:
+        known = command()
+        tyro.cli(function, prog=f"expresser {known.name}", description=known.help, args=list(argv))
+
+    return run
+
+
+@contextmanager
+def progress_bar(label: str):  # type: ignore[no-untyped-def]
+    """A bar on stderr driven by ``report(done, total)``; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+# --- genes ---------------------------------------------------------------------------------------------------------------------
+
+
+def genes_build(*, out: Path, hgnc: Path | None = None, gtf: Path | None = None) -> None:
+    """Write a gene vocabulary from an HGNC complete-set table or a GENCODE/Ensembl GTF.
+
+    Example: expresser genes build --hgnc hgnc_complete_set.txt --out genes.tsv
+
+    Args:
+        out: The vocabulary, a tab-separated table.
+        hgnc: HGNC complete set, plain or gz.
+        gtf: GENCODE or Ensembl annotation, plain or gz. With both, the GTF adds positions.
+    """
+    from expresser.genes import GeneVocab
+
+    found = []
+    if hgnc is not None:
+        found.append(GeneVocab.from_hgnc(hgnc))
+    if gtf is not None:
+        found.append(GeneVocab.from_gtf(gtf))
+    if not found:
+        raise InputError("genes build needs --hgnc FILE or --gtf FILE.")
+    vocab = found[0] if len(found) == 1 else GeneVocab.union(found)
+    vocab.save(out)
+    print(f"{len(vocab):,} protein-coding genes in {out} (sha256 {vocab.sha256[:12]})")
+
+
+def genes_export(model: Annotated[str, Positional], *, out: Path) -> None:
+    """Write a model's gene embeddings as parquet, or as word2vec text where the name ends in .txt or .vec.
+
+    Example: expresser genes export runs/small --out genes.parquet
+
+    Args:
+        model: Folder or hub id (org/name, org/name@revision).
+        out: .parquet: index Ensembl id, a symbol column, one column a dimension. .txt/.vec: word2vec text, Ensembl ids.
+    """
+    from expresser.checkpoint import load
+    from expresser.embed import gene_table
+    from expresser.tables import write_gene_table
+
+    frame = gene_table(load(model))
+    write_gene_table(frame, out)
+    print(f"{len(frame):,} genes x {frame.shape[1] - 1} dimensions in {out}")
+
+
+# --- corpus --------------------------------------------------------------------------------------------------------------------
+
+
+def corpus_build(
+    inputs: Inputs,
+    *,
+    out: Path,
+    genes: Path | None = None,
+    layer: str | None = None,
+    obs: tuple[str, ...] = (),
+    min_genes: int = 20,
+    min_counts_kept: float = 0.6,
+    seed: int = 0,
+) -> None:
+    """Turn raw-count files into one memory-mapped corpus.
+
+    Example: expresser corpus build a.h5ad b.h5 c_mtx/ --genes genes.tsv --obs cell_type donor --out corpus
+
+    Args:
+        inputs: .h5ad, 10x .h5, 10x mtx folders, .csv/.tsv(.gz), .loom, .zarr; raw counts, any gene sets.
+        out: The corpus: a folder that does not exist yet.
+        genes: Vocabulary: genes.tsv, an HGNC table or a GTF. Without it, the union of the inputs' genes.
+        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        obs: Columns of obs to keep.
+        min_genes: Cells with fewer non-zero genes are dropped and counted.
+        min_counts_kept: Least share of a file's counts that must belong to genes of the vocabulary.
+        seed: Of the order of cells on disk.
+    """
+    from expresser.corpus.build import build_corpus
+    from expresser.corpus.info import corpus_info, info_text
+    from expresser.genes import GeneVocab
+
+    vocab = None if genes is None else GeneVocab.read(genes)
+    with progress_bar("corpus") as report:
+        corpus = build_corpus(
+            inputs,
+            out,
+            genes=vocab,
+            layer=layer,
+            obs_columns=obs,
+            min_genes=min_genes,
+            min_counts_kept=min_counts_kept,
+            seed=seed,
+            progress=lambda stage, done, total: report(done, total),
+        )
+    print(info_text(corpus_info(corpus.path)))
+
+
+def show_corpus(
+    folder: Annotated[Path, Positional], *, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+) -> None:
+    """Say what is in a corpus.
+
+    Example: expresser corpus info corpus --json
+
+    Args:
+        folder: A corpus.
+        as_json: Print JSON.
+    """
+    from expresser.corpus.info import corpus_info, info_text
+
+    info = corpus_info(folder)
+    print(json.dumps(info, indent=1) if as_json else info_text(info))
+
+
+def corpus_verify(folder: Annotated[Path, Positional]) -> None:
+    """Check every file of a corpus against the manifest's checksums.
+
+    Example: expresser corpus verify corpus
+
+    Args:
+        folder: A corpus.
+    """
+    from expresser.corpus.verify import verify_corpus
+
+    verify_corpus(folder)
+    print(f"{folder}: whole, every checksum fits.")
+
+
+# --- models on AnnData ---------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Any:
+    import anndata as ad
+
+    from expresser.corpus.source import open_source
+
+    source = open_source(path)  # says clearly what is wrong with a damaged or foreign file
+    if source.kind == "h5ad":
+        return ad.read_h5ad(path)
+    counts = [chunk for _, chunk in source.chunks()]
+    import pandas as pd
+    from scipy import sparse
+
+    columns = dict(source.gene_columns)
+    first = next(iter(columns))
+    var = pd.DataFrame({k: v for k, v in columns.items() if k != first}, index=pd.Index(columns[first].astype(str)))
+    return ad.AnnData(X=sparse.vstack(counts, format="csr"), obs=source.obs, var=var)
+
+
+def _write(adata: Any, out: Path) -> None:
+    from expresser.atomic import replaced
+
+    if out.suffix != ".h5ad":
+        raise InputError(f"{out}: the result is an AnnData file; name it *.h5ad.")
+    with replaced(out) as part:
+        adata.write_h5ad(part)
+
+
+def embed_command(
+    model: Annotated[str, Positional],
+    input: Annotated[Path, Positional],
+    *,
+    out: Path,
+    layer: str | None = None,
+    contextual: tuple[str, ...] = (),
+    max_tokens: int = 16384,
+) -> None:
+    """Write cell embeddings into obsm["X_expresser"].
+
+    Args:
+        model: Folder or hub id (org/name, org/name@revision).
+        input: Raw counts: .h5ad or any other format of `corpus build`.
+        out: The same AnnData with the embedding, .h5ad.
+        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        contextual: Genes whose contextual embeddings are wanted too, into obsm["X_expresser_SYMBOL"].
+        max_tokens: Tokens at once: the knob for memory.
+    """
+    from expresser.checkpoint import load
+    from expresser.embed import embed
+
+    adata = _read(input)
+    with progress_bar("embed") as report:
+        embed(adata, load(model), layer=layer, contextual=contextual, max_tokens=max_tokens, progress=report)
+    _write(adata, out)
+    print(f"{adata.n_obs:,} cells x {adata.obsm['X_expresser'].shape[1]} dimensions in {out}: obsm['X_expresser']")
+
+
+def impute_command(
+    model: Annotated[str, Positional],
+    input: Annotated[Path, Positional],
+    *,
+    out: Path,
+    genes: tuple[str, ...] = (),
+    layer: str | None = None,
+    overwrite_measured: bool = False,
+    max_tokens: int = 16384,
+) -> None:
+    """Predict the zeros of chosen genes into layers["expresser"].
+
+    Args:
+        model: Folder or hub id (org/name, org/name@revision).
+        input: Raw counts: .h5ad or any other format of `corpus build`.
+        out: The same AnnData with the layer, .h5ad.
+        genes: Symbols or Ensembl ids. Without it, every gene that the model knows (slow for many cells).
+        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        overwrite_measured: Predict measured entries too.
+        max_tokens: Tokens at once: the knob for memory.
+    """
+    from expresser.checkpoint import load
+    from expresser.impute import impute
+
+    adata = _read(input)
+    with progress_bar("impute") as report:
+        impute(
+            adata,
+            load(model),
+            genes=genes or None,
+            layer=layer,
+            overwrite_measured=overwrite_measured,
+            max_tokens=max_tokens,
+            progress=report,
+        )
+    _write(adata, out)
+    print(f"{adata.n_obs:,} cells in {out}: layers['expresser'], log1p(1e4 * count / total), NaN where not asked")
+
+
+# --- simulator -----------------------------------------------------------------------------------------------------------------
+
+
+def simulate_rna_command(
+    *,
+    out: Path,
+    cells: int = 2000,
+    genes: int = 4000,
+    types: int = 8,
+    modules: int = 20,
+    batches: int = 2,
+    median_depth: float = 2200.0,
+    seed: int = 0,
+) -> None:
+    """Simulate scRNA-seq with known cell types, gene modules, batches and depth.
+
+    Example: expresser simulate rna --cells 5000 --out simulated
+
+    Args:
+        out: Folder for rna.h5ad (counts, and the truth in obs, var, obsm and varm).
+        cells: Number of cells.
+        genes: Number of genes.
+        types: Number of cell types.
+        modules: Number of gene modules.
+        batches: Number of batches.
+        median_depth: Median counts a cell.
+        seed: One seed, one data set.
+    """
+    from expresser.simulate import simulate_rna
+
+    adata = simulate_rna(
+        n_cells=cells,
+        n_genes=genes,
+        n_types=types,
+        n_modules=modules,
+        n_batches=batches,
+        median_depth=median_depth,
+        seed=seed,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _write(adata, out / "rna.h5ad")
+    print(f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out / 'rna.h5ad'}")
+
+
+def demo_command(*, out: Path = Path("demo"), seed: int = 0) -> None:
+    """Run every stage on simulated cells and end with a report.
+
+    Args:
+        out: Folder for all that the demo makes.
+        seed: Of the simulation and of training.
+    """
+    from expresser.demo import demo
+
+    demo(out, seed=seed)
+
+
+GENES: Command = Command(
+    name="genes",
+    summary="Build a gene vocabulary; export a model's gene embeddings.",
+    example="expresser genes export runs/small --out genes.parquet",
+    run=_group(lambda: GENES, {"build": genes_build, "export": genes_export}),
+)
+CORPUS: Command = Command(
+    name="corpus",
+    summary="Build, describe and verify a corpus of raw counts.",
+    example="expresser corpus build a.h5ad b.h5ad --out corpus",
+    run=_group(lambda: CORPUS, {"build": corpus_build, "info": show_corpus, "verify": corpus_verify}),
+)
+EMBED: Command = Command(
+    name="embed",
+    summary="Embed cells with a pretrained model.",
+    example="expresser embed runs/small cells.h5ad --out embedded.h5ad",
+    run=_single(lambda: EMBED, embed_command),
+)
+IMPUTE: Command = Command(
+    name="impute",
+    summary="Predict the zeros of chosen genes with a pretrained model.",
+    example="expresser impute runs/small cells.h5ad --genes CD3D MS4A1 --out imputed.h5ad",
+    run=_single(lambda: IMPUTE, impute_command),
+)
+SIMULATE: Command = Command(
+    name="simulate",
+    summary="Simulate data whose truth is known.",
+    example="expresser simulate rna --cells 5000 --out simulated",
+    run=_group(lambda: SIMULATE, {"rna": simulate_rna_command}),
+)
+DEMO: Command = Command(
+    name="demo",
+    summary="Every stage on simulated cells, minutes on a laptop, ends with a report.",
+    example="expresser demo --out demo",
+    run=_single(lambda: DEMO, demo_command),
+)

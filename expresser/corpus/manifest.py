@@ -1,0 +1,129 @@
+"""The manifest: what a corpus is made of, how it was built, and the id that checkpoints remember it by."""
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import expresser
+from expresser.errors import InputError
+
+FORMAT = "expresser-corpus"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+GENES = "genes.tsv"
+OBS = "obs.parquet"
+
+# What the manifest must name before anything else in it is looked at.
+_KEYS = ("corpus_id", "cells", "nnz", "dtypes", "genes", "obs", "sources", "build", "content", "shards")
+
+
+def shard_name(number: int) -> str:
+    """File name of shard `number`."""
+    return f"cells-{number:05d}.arrow"
+
+
+def canonical_json(value: Any) -> bytes:
+    """One spelling for one value: sorted keys, no blanks, ASCII; NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What the manifest says about a whole file of the corpus folder: name, bytes and sha256."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def identity(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The part of a manifest that `corpus_id` is the sha256 of: all that a training run can see of the corpus.
+
+    In: the vocabulary, each source's sha256 in input order with the obs columns asked for (they fix every label), and
+    the digest of the rows in their order. Out: paths, names, times, versions of tools, where shards and record batches
+    end. The same inputs and seed therefore give the same id on any machine, folder and version of Arrow.
+    """
+    return {
+        "format": manifest["format"],
+        "format_version": manifest["format_version"],
+        "genes": manifest["genes"]["vocab_sha256"],
+        "sources": [source["sha256"] for source in manifest["sources"]],
+        "layer": manifest["build"]["layer"],
+        "obs_columns": manifest["build"]["obs_columns"],
+        "content": manifest["content"],
+    }
+
+
+def corpus_id(manifest: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON of `identity`."""
+    return hashlib.sha256(canonical_json(identity(manifest))).hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what wrote the bytes."""
+    tools = ("numpy", "scipy", "pandas", "pyarrow", "anndata", "datasets")
+    return {"expresser": expresser.__version__} | {name: metadata.version(name) for name in tools}
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write manifest.json: called last, when every file it names is complete."""
+    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a corpus folder; InputError when it is missing, no corpus, altered, or of another version."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder. A corpus is a folder with a {MANIFEST}: build one with `corpus build`."
+        )
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no {MANIFEST} in it, so this is no corpus (it holds {_listing(folder)}). "
+            "Name the folder that `expresser corpus build --out` wrote."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({error}). The corpus is damaged: build or copy it again."
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise InputError(
+            f"{path}: not the manifest of a corpus ('format' is {found!r}, not {FORMAT!r}). "
+            "Name the folder that `expresser corpus build --out` wrote."
+        )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: corpus format version {manifest.get('format_version')!r}; this version of expresser "
+            f"reads version {FORMAT_VERSION}. Build the corpus again, or use the version of expresser that wrote it "
+            f"({manifest.get('versions', {}).get('expresser', 'unknown')})."
+        )
+    missing = [key for key in _KEYS if key not in manifest]
+    if missing:
+        raise InputError(
+            f"{path}: lacks {', '.join(missing)}. The manifest is damaged: build or copy the corpus again."
+        )
+    try:
+        found = corpus_id(manifest)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}). Build or copy the corpus again.") from error
+    if found != manifest["corpus_id"]:
+        raise InputError(
+            f"{path}: altered after the build: its contents give corpus_id {found[:12]}…, it says "
+            f"{str(manifest['corpus_id'])[:12]}…. Build or copy the corpus again."
+        )
+    return manifest
+
+
+def _listing(folder: Path, most: int = 5) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not names:
+        return "nothing"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

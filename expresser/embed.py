@@ -1,0 +1,123 @@
+"""Embeddings of cells and genes: AnnData in, AnnData out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from jaxtyping import Float32
+from scipy import sparse
+
+from expresser.checkpoint import Checkpoint
+from expresser.errors import InputError
+from expresser.impute import Progress, aligned_chunks
+from expresser.model.cells import Cells, all_folds
+from expresser.model.ragged import Ragged
+
+_FOLDS = 4
+
+
+def embed(
+    adata: AnnData,
+    checkpoint: Checkpoint,
+    *,
+    layer: str | None = None,
+    key_added: str = "X_expresser",
+    contextual: Sequence[str] = (),
+    copy: bool = False,
+    max_tokens: int = 16384,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> AnnData | None:
+    """Write cell embeddings into ``adata.obsm[key_added]`` (cells x d, float32).
+
+    A cell's embedding is the mean, over its genes, of what the decoder gathered for each gene from the cell's other genes, so that it
+    depends on expression and not only on which genes are there (the encoder sees identities alone). It is a function of
+    the cell: other cells, batch sizes and order do not change it. NaN for a cell with fewer than two known genes.
+
+    Parameters
+    ----------
+    contextual
+        Symbols or Ensembl ids whose contextual embeddings ``T'`` are wanted too: ``obsm["X_expresser_SYMBOL"]``, NaN in cells that
+        do not express the gene.
+    copy
+        Return a changed copy instead of changing ``adata``.
+    """
+    adata = adata.copy() if copy else adata
+    vocab, model = checkpoint.vocab, checkpoint.model
+    asked = vocab.resolve(list(contextual))
+    if (asked.tokens < 0).any():
+        unknown = [str(name) for name, token in zip(contextual, asked.tokens) if token < 0]
+        raise InputError(f"contextual: not genes of the model: {', '.join(unknown[:10])}. Give symbols or Ensembl ids.")
+    d = model.config.d_model
+    out = np.full((adata.n_obs, d), np.nan, dtype=np.float32)
+    genes = {int(t): np.full((adata.n_obs, d), np.nan, dtype=np.float32) for t in asked.tokens}
+    home = next(model.parameters()).device
+    model.to(torch.device(device) if device is not None else home)
+    try:
+        for first, counts in aligned_chunks(adata, vocab, layer):
+            _embed_block(checkpoint, counts, first, out, genes, max_tokens)
+            if progress is not None:
+                progress(first + counts.shape[0], adata.n_obs)
+    finally:
+        model.to(home)
+    adata.obsm[key_added] = out
+    for token, values in genes.items():
+        adata.obsm[f"{key_added}_{vocab.symbols[token]}"] = values
+    trace = {"model": checkpoint.source, "corpus_id": str(checkpoint.run.get("corpus_id", "")), "dimensions": d}
+    adata.uns["expresser"] = {**adata.uns.get("expresser", {}), "embed": trace}
+    return adata if copy else None
+
+
+@torch.no_grad()
+def _embed_block(
+    checkpoint: Checkpoint,
+    counts: sparse.csr_matrix,
+    first: int,
+    out: Float32[np.ndarray, "cells d"],
+    genes: dict[int, Float32[np.ndarray, "cells d"]],
+    max_tokens: int,
+) -> None:
+    model, config = checkpoint.model, checkpoint.model.config
+    device = next(model.parameters()).device
+    lengths = np.diff(counts.indptr)
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 1]
+    start = 0
+    while start < order.size:
+        fits = max(1, max_tokens // min(int(lengths[order[start]]), config.max_genes))
+        chosen = order[start : start + fits]
+        start += fits
+        batch = counts[chosen]
+        cells = Cells.from_counts(
+            torch.from_numpy(batch.indices.astype(np.int64)).to(device),
+            torch.from_numpy(batch.data.astype(np.int64)).to(device),
+            torch.from_numpy(np.diff(batch.indptr).astype(np.int64)).to(device),
+            torch.from_numpy(np.asarray(batch.sum(1)).ravel().astype(np.float32)).to(device),
+            torch.zeros(chosen.size, dtype=torch.long, device=device),
+            target_sum=config.target_sum,
+            max_genes=config.max_genes,
+        )
+        views = all_folds(cells, _FOLDS)
+        result = model(cells, views)
+        cell = views.cell[views.query_rows.row]
+        pooled = torch.zeros(chosen.size, config.d_model, device=device).index_add(0, cell, result.decoded.float())
+        out[first + chosen] = (pooled / _queries(cells.rows)[:, None]).cpu().numpy()
+        for token, values in genes.items():
+            at = torch.nonzero(cells.genes == token).squeeze(1)
+            values[first + chosen[cells.rows.row[at].cpu().numpy()]] = result.contextual[at].float().cpu().numpy()
+
+
+def _queries(rows: Ragged) -> torch.Tensor:
+    """Each gene of a cell is a query once, since every fold of a cell with two genes or more has context."""
+    return rows.lengths.float()
+
+
+def gene_table(checkpoint: Checkpoint) -> pd.DataFrame:
+    """The token table ``T`` (the paper's semantic gene embeddings): one row a gene, index Ensembl id, ``symbol``, then ``0 … d-1``."""
+    weights = checkpoint.model.gene_tokens.weight.detach().float().cpu().numpy()
+    frame = pd.DataFrame(weights, columns=[str(i) for i in range(weights.shape[1])])
+    frame.insert(0, "symbol", checkpoint.vocab.symbols.astype(str))
+    frame.index = pd.Index(checkpoint.vocab.ids.astype(str), name="gene_id")
+    return frame

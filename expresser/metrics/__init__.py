@@ -1,0 +1,1 @@
+"""Scores as sums that add: exact under any batching."""

@@ -1,0 +1,1 @@
+"""What a pretrained model knows, measured on tasks with small data."""

@@ -1,0 +1,1 @@
+"""Masked-expression pretraining of the Expression Transformer."""

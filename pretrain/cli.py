@@ -1,0 +1,66 @@
+"""``expresser pretrain RECIPE``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from expresser.cli import Command
+from pretrain.config import Recipe
+from pretrain.recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    corpus: Path
+    """Folder of `expresser corpus build`."""
+    out: Path | None = None
+    """Folder of the run: checkpoints, model, log, report. Not needed with --plan."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+    plan: bool = False
+    """Say what the run would cost (tokens, FLOPs, memory, hours) and stop."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+
+
+def _run(argv: Sequence[str]) -> None:
+    defaults = {
+        name: (f"{(function.__doc__ or '').splitlines()[0]}", _Arguments(corpus=tyro.MISSING, recipe=function()))
+        for name, function in RECIPES.items()
+    }
+    given: _Arguments = tyro.extras.overridable_config_cli(
+        defaults, prog="expresser pretrain", description=COMMAND.help, args=list(argv)
+    )
+    _check(given)
+    if given.plan:
+        from pretrain.plan import describe
+
+        print(describe(given.recipe, given.corpus))
+        return
+    assert given.out is not None
+    from pretrain.loop import pretrain
+
+    metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume)
+    valid, additive = metrics["valid"], metrics["additive"]
+    print(
+        f"validation MAE {valid['mae']:.4f} (gene + cell additive {additive['mae']:.4f}), "
+        f"r {valid['pearson']:.4f} ({additive['pearson']:.4f})\n"
+        f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}"
+    )
+
+
+def _check(given: _Arguments) -> None:
+    from expresser.errors import InputError
+
+    if not given.plan and given.out is None:
+        raise InputError("--out is missing: the folder for checkpoints, model, log and report (or ask for --plan).")
+
+
+COMMAND = Command(
+    name="pretrain",
+    summary="Pretrain the Expression Transformer on a corpus.",
+    example="expresser pretrain small --corpus corpus --out runs/small --optim.lr 1e-3 --data.epochs 8",
+    run=_run,
+)

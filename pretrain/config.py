@@ -1,0 +1,113 @@
+"""What a pretraining run is: frozen dataclasses, one field for each choice, set in one place."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from expresser.model.configuration import CellScale, Head, ValueInput
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model; see :class:`expresser.model.configuration.ExpresserConfig` for what each field means."""
+
+    architecture: Literal["expresser", "without_decoder"] = "expresser"
+    """The Expression Transformer, or the paper's ablation with standard encoder layers in the decoder's place."""
+    d_model: int = 200
+    n_layers: int = 12
+    n_heads: int = 4
+    d_ff: int = 0
+    """Feed-forward width; 0 means 4 * d_model."""
+    n_bins: int = 50
+    norm_first: bool = True
+    dropout: float = 0.0
+    decoder_layers: int = 1
+    decoder_residual: bool = False
+    value_input: ValueInput = "bin"
+    head: Head = "truncated"
+    cell_scale: CellScale = "observed"
+    max_genes: int = 1100
+    target_sum: float = 1e4
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Which genes are asked."""
+
+    masking: Literal["all_folds", "single"] = "all_folds"
+    """Every gene a target in each step (each fold asked from the others), or the paper's one random mask a cell."""
+    masked_share: float = 0.25
+    """Share of a cell's genes in one mask; all_folds cuts a cell into round(1 / masked_share) folds."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, linear warm-up, then cosine or constant."""
+
+    lr: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: float = 0.02
+    """Share of the run spent on the linear rise of the learning rate."""
+    final_lr_share: float = 0.05
+    """Where the cosine ends, as a share of lr."""
+    weight_decay: float = 0.01
+    """On matrices of layers only: embeddings, norms and biases are not decayed."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+    grad_clip: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which cells, in what order, how many at once."""
+
+    global_batch: int = 256
+    """Cells a step, over all processes."""
+    max_tokens: int = 16384
+    """Padded tokens of a micro-batch: the one knob for memory. More micro-batches than one are gradient accumulation."""
+    max_genes: int | None = None
+    """Genes of a cell shown in training, a fresh random subset each time; None: model.max_genes. Attention costs the square, and what
+    is learnt from subsets holds for whole cells: validation and use show model.max_genes."""
+    epochs: float = 1.0
+    max_steps: int | None = None
+    """Stop after this many steps whatever the epochs say; the schedule then ends there."""
+    minutes: float | None = None
+    """Stop after this much training time (validation and saving not counted); the learning rate then follows the clock. For equal-time
+    comparisons and deadlines: such a run depends on the machine's speed and is not reproducible to the bit."""
+    valid_share: float = 0.05
+    """Cells held out for validation, drawn by cell, or whole groups with valid_by."""
+    valid_by: str | None = None
+    """An obs column (donor, source …): whole groups are held out, so that no group is on both sides."""
+    valid_cells: int = 512
+    """Validation looks at no more cells than this."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One pretraining run. A recipe is a function that returns one; a variant replaces fields of another."""
+
+    name: str = "custom"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    implementation: Literal["packed", "naive"] = "packed"
+    """naive: nn.TransformerEncoder on cells padded to max_genes; the reference that speed is measured against."""
+    precision: Literal["no", "bf16"] = "bf16"
+    """bf16 autocast; weights, losses and likelihoods stay float32."""
+    seed: int = 0
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+    eval_every: int = 200
+    """Steps between validations."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept beside the final model."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Accelerate's tracker (tensorboard: the extra `expresser[tensorboard]`)."""
+
+    @property
+    def train_genes(self) -> int:
+        """Genes of a cell that a training step shows at most."""
+        return self.data.max_genes or self.model.max_genes

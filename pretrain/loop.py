@@ -1,0 +1,441 @@
+"""The loop: read, mask, predict, step, log, evaluate, save."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from expresser import checkpoint
+from expresser.corpus.store import Corpus
+from expresser.corpus.stream import Stream
+from expresser.errors import InputError
+from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
+from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
+from expresser.record import provenance, write_metrics
+from pretrain.config import Recipe
+from pretrain.data import Split, split, starting_levels, to_cells
+from pretrain.evaluate import Held, evaluate, network, scores
+from pretrain.naive import NaiveExpresser
+from pretrain.objective import Objective, squared_error, targets
+from pretrain.optim import adamw, learning_rate
+from pretrain.progress import Progress
+from pretrain.state import load_state, save_state
+
+
+def build_model(recipe: Recipe, vocab_size: int) -> ExpresserPreTrainedModel:
+    """A freshly initialised model of the recipe's shape; its weights are a function of the seed."""
+    fields = asdict(recipe.model)
+    architecture = fields.pop("architecture")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        if architecture == "without_decoder":
+            return ExpresserWithoutDecoder(ExpresserWithoutDecoderConfig(vocab_size=vocab_size, **fields))
+        kind = NaiveExpresser if recipe.implementation == "naive" else ExpresserModel
+        return kind(ExpresserConfig(vocab_size=vocab_size, **fields))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is: positions in the stream of training cells."""
+
+    total_steps: int
+    global_batch: int
+
+    @property
+    def total_cells(self) -> int:
+        """Where the stream ends."""
+        return self.total_steps * self.global_batch
+
+    @classmethod
+    def of(cls, recipe: Recipe, n_train: int) -> "Plan":
+        """Steps of the recipe on this many training cells."""
+        steps = max(1, int(np.ceil(recipe.data.epochs * n_train / recipe.data.global_batch)))
+        if recipe.data.max_steps is not None:
+            steps = min(steps, recipe.data.max_steps)
+        return cls(total_steps=steps, global_batch=recipe.data.global_batch)
+
+
+def pretrain(
+    recipe: Recipe,
+    corpus_folder: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Pretrain on a corpus and leave ``out/model``, ``out/log.jsonl``, ``out/metrics.json`` and ``out/report.html``.
+
+    Parameters
+    ----------
+    resume
+        Go on from the newest checkpoint in ``out``. The losses are those of an uninterrupted run.
+    stop_after
+        Leave after this many steps of the run as if it had been killed (nothing is saved); the schedule stays the whole run's.
+
+    Returns
+    -------
+    The contents of ``metrics.json``, or the progress made if stopped early.
+
+    Raises
+    ------
+    InputError
+        If ``out`` holds another run, or the corpus is not the one the run began with.
+    """
+    out, corpus = Path(out), Corpus.open(corpus_folder)
+    accelerator = Accelerator(
+        mixed_precision=recipe.precision,
+        log_with=None if recipe.tracker == "none" else recipe.tracker,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracker")),
+    )
+    record = _record(recipe, corpus)
+    if accelerator.is_main_process:
+        _claim(out, record, resume=resume)
+    accelerator.wait_for_everyone()
+
+    parts = split(corpus, recipe.data, recipe.seed)
+    plan = Plan.of(recipe, parts.train.size)
+    objective = Objective.of(recipe.objective)
+    levels = starting_levels(corpus, parts.train, recipe.model.head, recipe.seed, recipe.model.target_sum)
+    additive = (
+        levels
+        if recipe.model.head == "additive"
+        else starting_levels(corpus, parts.train, "additive", recipe.seed, recipe.model.target_sum)
+    )
+
+    model = build_model(recipe, len(corpus.vocab))
+    model.set_gene_means(torch.from_numpy(levels))
+    run = Run(recipe=recipe, out=out, corpus=corpus, parts=parts, plan=plan, record=record)
+    start = run.newest() if resume else None
+    if start is not None:
+        model.load_state_dict(checkpoint.load(start).model.state_dict())
+    optimizer = adamw(model, recipe.optim)
+    counters = {"cells_seen": 0, "seconds": 0.0} if start is None else load_state(start, model, optimizer)
+    if resume and (out / "metrics.json").is_file():
+        return json.loads((out / "metrics.json").read_text())  # finished before: nothing is left to do
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    if recipe.tracker != "none":
+        accelerator.init_trackers("expresser")
+
+    stream = Stream(
+        corpus,
+        parts.train,
+        seed=recipe.seed,
+        global_batch=plan.global_batch,
+        max_tokens=recipe.data.max_tokens,
+        max_genes=recipe.train_genes,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    held = Held.of(
+        corpus,
+        parts.valid[: recipe.data.valid_cells],
+        max_tokens=recipe.data.max_tokens,
+        max_genes=recipe.model.max_genes,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+
+    def validate(*, with_additive: bool = False) -> dict[str, dict[str, float]]:
+        of_model, of_additive = evaluate(
+            model,
+            corpus,
+            held,
+            objective,
+            seed=recipe.seed,
+            device=accelerator.device,
+            config=network(model).config,
+            additive=additive if with_additive else None,
+        )
+        both = torch.from_numpy(np.stack([of_model, of_additive])).to(accelerator.device)
+        both = accelerator.reduce(both, "sum").cpu().numpy()
+        found = {"valid": scores(both[0])}
+        return found | {"additive": scores(both[1])} if with_additive else found
+
+    log = Log(out / "log.jsonl", keep_until=int(counters["cells_seen"]), active=accelerator.is_main_process)
+    cells_seen, seconds = int(counters["cells_seen"]), float(counters["seconds"])
+    step = first_step = cells_seen // plan.global_batch
+    since_log = _Since()
+
+    if cells_seen == 0:
+        log.write({"step": 0, "cells_seen": 0, "seconds": 0.0, **validate(with_additive=True)})
+
+    with Progress(plan.total_steps, step, quiet=quiet or not accelerator.is_main_process) as progress:
+        began = time.perf_counter()
+        for what, counts in stream.steps(cells_seen, plan.total_cells):
+            done = step / plan.total_steps
+            if recipe.data.minutes is not None:
+                # All processes go by the mean of their clocks, or one would stop while another waits for its gradients.
+                clock = accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "mean")
+                done = max(done, float(clock) / (60 * recipe.data.minutes))
+            rate = learning_rate(recipe.optim, done)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            n_targets = objective.n_targets(torch.from_numpy(what.lengths))
+            loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+            for number, batch in enumerate(counts):
+                cells = to_cells(
+                    batch,
+                    what.micro[number].epoch,
+                    seed=recipe.seed,
+                    device=accelerator.device,
+                    max_genes=recipe.train_genes,
+                    target_sum=recipe.model.target_sum,
+                )
+                views = objective.views(cells)
+                is_last = number == len(counts) - 1
+                with _sync(accelerator, model, now=is_last), _dropout_key(recipe, step, number, accelerator):
+                    prediction = model(cells, views).prediction
+                    # Summed over this micro-batch, divided by the masked genes of the *global* batch: the step's loss does
+                    # not depend on how cells were dealt out. DDP averages gradients over processes, hence the factor.
+                    total = squared_error(prediction, truth=targets(cells, views)).sum() / n_targets
+                    accelerator.backward(total * accelerator.num_processes)
+                loss += total.detach().double()
+                since_log.add(cells=batch.lengths.size, targets=views.query.numel())
+            norm = None
+            if recipe.optim.grad_clip > 0:
+                norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optim.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            cells_seen += plan.global_batch
+
+            now = time.perf_counter()
+            since_log.seconds += now - began
+            seconds += now - began
+
+            last = step == plan.total_steps or done >= 1.0
+            entry: dict[str, Any] = {}
+            if step % recipe.log_every == 0 or last:
+                mean = float(accelerator.reduce(loss, "sum"))
+                if not np.isfinite(mean):
+                    raise FloatingPointError(_not_finite(mean, step, what, corpus))
+                entry = {"loss": mean, "lr": rate, "grad_norm": None if norm is None else float(norm)}
+                entry |= since_log.rates(accelerator.num_processes)
+            if step % recipe.eval_every == 0 or last:
+                entry |= validate(with_additive=last)
+            if entry:
+                entry = {
+                    "step": step,
+                    "cells_seen": cells_seen,
+                    "seconds": seconds,
+                } | entry
+                log.write(entry)
+                accelerator.log({k: v for k, v in _flat(entry).items() if v is not None}, step=step)
+            progress.advance(step, entry)
+            if stop_after is not None and step - first_step >= stop_after:
+                accelerator.end_training()
+                return {"step": step, "cells_seen": cells_seen}
+            if (step % recipe.save_every == 0 or last) and accelerator.is_main_process:
+                run.save(network(model), optimizer, {"cells_seen": cells_seen, "step": step, "seconds": seconds}, log)
+            began = time.perf_counter()
+            if last:
+                break
+    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    metrics = log.metrics()
+    if accelerator.is_main_process:
+        run.finish(network(model), metrics)
+    return metrics
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run."""
+
+    recipe: Recipe
+    out: Path
+    corpus: Corpus
+    parts: Split
+    plan: Plan
+    record: dict[str, Any]
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        found = checkpoint.list_checkpoints(self.out)
+        return found[-1] if found else None
+
+    def save(self, model: ExpresserPreTrainedModel, optimizer: Any, counters: dict[str, Any], log: "Log") -> None:
+        """Write a checkpoint and drop those older than the ones to keep."""
+        inner = getattr(optimizer, "optimizer", optimizer)
+        checkpoint.save(
+            self.out / "checkpoints" / f"step-{counters['step']:08d}",
+            model,
+            self.corpus.vocab,
+            self.record | counters | {"valid": log.last("valid")},
+            extra=lambda folder: save_state(folder, model, inner, counters),
+        )
+        for old in checkpoint.list_checkpoints(self.out)[: -self.recipe.keep_last]:
+            shutil.rmtree(old)
+
+    def finish(self, model: ExpresserPreTrainedModel, metrics: dict[str, Any]) -> None:
+        """Write the final model, the metrics and the report."""
+        from expresser.pages import pretraining_page  # drawing is needed once, at the end
+
+        facts = {"valid": metrics["valid"], "step": metrics["step"], "cells_seen": metrics["cells_seen"]}
+        checkpoint.save(self.out / "model", model, self.corpus.vocab, self.record | facts)
+        write_metrics(self.out / "metrics.json", metrics)
+        pretraining_page(self.out)
+
+
+class Log:
+    """``log.jsonl``: one JSON object a line; on resume, lines after the checkpoint are cut off."""
+
+    def __init__(self, path: Path, *, keep_until: int, active: bool) -> None:
+        self.path, self.active = path, active
+        self.entries: list[dict[str, Any]] = []
+        if keep_until and path.exists():
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            self.entries = [line for line in lines if line["cells_seen"] <= keep_until]
+        if active:
+            part = path.with_suffix(".part")
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
+            os.replace(part, path)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append a line."""
+        self.entries.append(entry)
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def last(self, key: str) -> dict[str, float]:
+        """The newest entry that has this key, or nothing."""
+        return next((entry[key] for entry in reversed(self.entries) if key in entry), {})
+
+    def metrics(self) -> dict[str, Any]:
+        """What the run came to."""
+        newest = self.entries[-1]
+        rates = [entry["cells_per_s"] for entry in self.entries if "cells_per_s" in entry]
+        per_target = [entry["targets_per_s"] for entry in self.entries if "targets_per_s" in entry]
+        return {
+            "step": newest["step"],
+            "cells_seen": newest["cells_seen"],
+            "seconds": newest["seconds"],
+            "loss": newest["loss"],
+            "valid": newest["valid"],
+            "additive": newest["additive"],
+            "start": self.entries[0]["valid"],
+            "cells_per_s": float(np.median(rates)),
+            "targets_per_s": float(np.median(per_target)),
+        }
+
+
+class _Since:
+    """Counts between two log lines, for rates."""
+
+    def __init__(self) -> None:
+        self.cells = self.targets = 0
+        self.seconds = 0.0
+
+    def add(self, *, cells: int, targets: int) -> None:
+        self.cells += cells
+        self.targets += targets
+
+    def rates(self, world: int) -> dict[str, float]:
+        seconds = max(self.seconds, 1e-9)
+        found = {"cells_per_s": world * self.cells / seconds, "targets_per_s": world * self.targets / seconds}
+        self.__init__()  # type: ignore[misc]
+        return found
+
+
+@contextmanager
+def _sync(accelerator: Accelerator, model: torch.nn.Module, *, now: bool) -> Iterator[None]:
+    """Gradients are exchanged with the last micro-batch of a step only."""
+    if now:
+        yield
+    else:
+        with accelerator.no_sync(model):
+            yield
+
+
+@contextmanager
+def _dropout_key(recipe: Recipe, step: int, micro: int, accelerator: Accelerator) -> Iterator[None]:
+    """Dropout is a function of (seed, step, micro-batch, process), so that a resumed run draws what the whole run would have."""
+    if recipe.model.dropout == 0:
+        yield
+        return
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        seed = hash((recipe.seed, step, micro, accelerator.process_index)) % 2**63
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def _record(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "config": asdict(recipe),
+        "seed": recipe.seed,
+        "corpus_id": corpus.corpus_id,
+        "cells": corpus.n_cells,
+        "genes": len(corpus.vocab),
+        "genes_sha256": corpus.vocab.sha256,
+        "sources": [source["name"] for source in corpus.manifest["sources"]],
+        "provenance": provenance(seed=recipe.seed),
+    }
+
+
+def _claim(out: Path, record: dict[str, Any], *, resume: bool) -> None:
+    """Make ``out`` this run's, or say why it cannot be."""
+    path = out / "run.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if not resume:
+            raise InputError(f"{out}: holds a run already. Add --resume to go on with it, or choose another --out.")
+        if before["corpus_id"] != record["corpus_id"]:
+            raise InputError(
+                f"{out}: this run began on corpus {before['corpus_id'][:12]}…, not on {record['corpus_id'][:12]}…. "
+                "Resume with that corpus, or choose another --out."
+            )
+        changed = _differences(before["config"], record["config"])
+        if changed:
+            raise InputError(
+                f"{out}: this run began with another configuration ({'; '.join(changed[:5])}). "
+                "Resume with the same options, or choose another --out."
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not a pretraining run. Choose a new folder for --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(path, record)
+
+
+_MAY_CHANGE = {"log_every", "eval_every", "save_every", "keep_last", "tracker", "data.max_tokens", "data.valid_cells"}
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in _MAY_CHANGE and old.get(name) != new.get(name)
+    ]
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _not_finite(loss: float, step: int, what: Any, corpus: Corpus) -> str:
+    cells = [int(i) for batch in what.micro for i in corpus.cell_ids[batch.rows]]
+    return (
+        f"the loss became {loss} at step {step} on cells {cells[:20]} (rows of the corpus's obs). "
+        "Resume from the last checkpoint with a lower --optim.lr, or --precision no."
+    )

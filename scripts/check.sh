@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# What CI runs, in the active environment: format, lint, types, import contracts, tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ruff format --check .
+ruff check .
+mypy
+lint-imports --no-cache
+# Slow tests too where CI asks for them; gpu and network tests never run by default.
+if [ -n "${CI:-}" ]; then
+  exec python -m pytest -q -m "not gpu and not network" "$@"
+fi
+exec python -m pytest -q "$@"
