@@ -1,7 +1,8 @@
 """One folder is one model: weights, configuration, genes, the run that made it, a card. No pickle is ever read."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jinja2 import Environment, StrictUndefined
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
 
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
@@ -53,7 +56,8 @@ def save(
     if len(vocab) != model.config.vocab_size:
         raise ValueError(f"the model has {model.config.vocab_size} gene tokens, the vocabulary {len(vocab)} genes.")
     with replaced_folder(folder) as part:
-        model.save_pretrained(part)
+        with _no_bars():
+            model.save_pretrained(part)
         vocab.save(part / "genes.tsv")
         (part / "run.json").write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
         (part / "README.md").write_text(model_card(run))
@@ -109,21 +113,37 @@ def load(model: str | Path) -> Checkpoint:
     vocab = GeneVocab.load(folder / "genes.tsv")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except ValueError as error:
-        raise InputError(f"{folder / 'config.json'}: not an Expresser model ({error}).") from error
+        run = json.loads((folder / "run.json").read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{folder}: config.json and run.json are not those of an Expresser model ({error}).") from error
     if getattr(config, "vocab_size", None) != len(vocab):
         raise InputError(
             f"{folder}: genes.tsv has {len(vocab)} genes, config.json says {getattr(config, 'vocab_size', None)}: "
             "the vocabulary belongs to another model. Restore the genes.tsv that was saved with these weights."
         )
-    network = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
-    run = json.loads((folder / "run.json").read_text())
+    try:
+        with _no_bars():
+        network = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
+    except SafetensorError as error:
+        raise InputError(f"{folder / 'model.safetensors'}: cut short or altered ({error}). Copy it again.") from error
     if (recorded := run.get("genes_sha256")) not in (None, vocab.sha256):
         raise InputError(
             f"{folder}: genes.tsv (sha256 {vocab.sha256[:12]}…) is not the vocabulary the model was trained with "
             f"({recorded[:12]}…). Restore the genes.tsv that was saved with these weights."
         )
     return Checkpoint(model=network.eval(), vocab=vocab, run=run, source=str(model))
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers shows a progress bar for every file it reads or writes; a checkpoint here is one file, and a run saves many."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 _CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(

@@ -194,11 +194,14 @@ def _read(path: Path) -> Any:
     return ad.AnnData(X=sparse.vstack(counts, format="csr"), obs=source.obs, var=var)
 
 
+def _check_name(out: Path) -> None:
+    if out.suffix != ".h5ad":
+        raise InputError(f"{out}: the result is an AnnData file; name it *.h5ad.")
+
+
 def _write(adata: Any, out: Path) -> None:
     from expresser.atomic import replaced
 
-    if out.suffix != ".h5ad":
-        raise InputError(f"{out}: the result is an AnnData file; name it *.h5ad.")
     with replaced(out) as part:
         adata.write_h5ad(part)
 
@@ -225,6 +228,7 @@ def embed_command(
     from expresser.checkpoint import load
     from expresser.embed import embed
 
+    _check_name(out)
     adata = _read(input)
     with progress_bar("embed") as report:
         embed(adata, load(model), layer=layer, contextual=contextual, max_tokens=max_tokens, progress=report)
@@ -256,6 +260,7 @@ def impute_command(
     from expresser.checkpoint import load
     from expresser.impute import impute
 
+    _check_name(out)
     adata = _read(input)
     with progress_bar("impute") as report:
         impute(

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from expresser.checkpoint import Checkpoint
 from expresser.corpus.align import Alignment
-from expresser.corpus.source import open_source
+from expresser.corpus.source import Source, open_source
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
 from expresser.model.cells import Cells, Views
@@ -57,6 +57,8 @@ def predict_entries(
             f"counts {counts.shape} and queries {queries.shape} must both be cells x {len(checkpoint.vocab)} genes."
         )
     counts, queries = counts.tocsr(), queries.tocsr()
+    # Its pattern, not its values: a stored zero is wanted as well.
+    queries = sparse.csr_matrix((np.ones(queries.nnz, bool), queries.indices, queries.indptr), shape=queries.shape)
     out = np.full(queries.nnz, np.nan, dtype=np.float32)
     model = checkpoint.model
     home = next(model.parameters()).device
@@ -88,7 +90,7 @@ def _predict_block(
     query_gene = torch.from_numpy(queries.indices.astype(np.int64)).to(device)
 
     # What a cell shows: its observed genes less the wanted ones.
-    seen = counts - counts.multiply(queries.astype(bool))
+    seen = counts - counts.multiply(queries)
     seen = sparse.csr_matrix(seen)
     seen.eliminate_zeros()
     shown = Ragged(torch.from_numpy(np.diff(seen.indptr).astype(np.int64)).to(device))
@@ -218,8 +220,8 @@ def impute(
     """
     adata = adata.copy() if copy else adata
     vocab = checkpoint.vocab
-    resolution = Alignment.of(open_source(adata, layer=layer), vocab).resolution
-    column_token = _columns(adata, resolution.names, resolution.tokens)
+    source = open_source(adata, layer=layer)
+    column_token = _columns(adata, source, Alignment.of(source, vocab).resolution.tokens, layer)
     asked = _asked(genes, vocab, column_token)
     filled = np.full(adata.shape, np.nan, dtype=np.float32)
     columns = np.flatnonzero(asked)
@@ -245,14 +247,19 @@ def impute(
     return adata if copy else None
 
 
-def _columns(adata: AnnData, names: object, tokens: Int64[np.ndarray, " names"]) -> Int64[np.ndarray, " var"]:
+def _columns(
+    adata: AnnData, source: Source, tokens: Int64[np.ndarray, " names"], layer: str | None
+) -> Int64[np.ndarray, " var"]:
     """Token of each column of ``adata``; -1 for features that are not genes or unknown."""
-    if tokens.size == adata.n_vars:
-        return tokens
-    kinds = adata.var["feature_types"].astype(str).to_numpy()
-    columns = np.full(adata.n_vars, -1, dtype=np.int64)
-    columns[kinds == "Gene Expression"] = tokens
-    return columns
+    names = adata.raw.var_names if layer == "raw" else adata.var_names
+    of_matrix = np.full(len(names), -1, dtype=np.int64)
+    of_matrix[source.columns] = tokens
+    if layer != "raw":
+        return of_matrix
+    # raw holds other columns than X, mostly more: they meet by name, the first where a name repeats.
+    first = {name: number for number, name in reversed(list(enumerate(names)))}
+    at = np.array([first.get(name, -1) for name in adata.var_names], dtype=np.int64)
+    return np.where(at >= 0, of_matrix[at], -1)
 
 
 def _asked(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from expresser.errors import InputError
 from expresser.model.configuration import CellScale, Head, ValueInput
 
 
@@ -111,3 +112,38 @@ class Recipe:
     def train_genes(self) -> int:
         """Genes of a cell that a training step shows at most."""
         return self.data.max_genes or self.model.max_genes
+
+    def check(self) -> None:
+        """Raise InputError for the first number that no run can have."""
+        model, data, optim = self.model, self.data, self.optim
+        rules = (
+            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 2^32 - 1"),
+            ("log_every", self.log_every, self.log_every >= 1, "1 or more"),
+            ("eval_every", self.eval_every, self.eval_every >= 1, "1 or more"),
+            ("save_every", self.save_every, self.save_every >= 1, "1 or more"),
+            (
+                "keep_last",
+                self.keep_last,
+                self.keep_last >= 1,
+                "1 or more: without a checkpoint nothing can be resumed",
+            ),
+            ("data.global_batch", data.global_batch, data.global_batch >= 1, "1 or more"),
+            ("data.max_tokens", data.max_tokens, data.max_tokens >= 1, "1 or more"),
+            ("data.epochs", data.epochs, 0 < data.epochs < float("inf"), "above 0"),
+            ("data.max_steps", data.max_steps, data.max_steps is None or data.max_steps >= 1, "1 or more"),
+            ("data.minutes", data.minutes, data.minutes is None or data.minutes > 0, "above 0"),
+            ("data.valid_cells", data.valid_cells, data.valid_cells >= 1, "1 or more"),
+            ("optim.warmup_share", optim.warmup_share, 0 <= optim.warmup_share < 1, "from 0 to below 1"),
+            ("model.max_genes", model.max_genes, model.max_genes >= 2, "2 or more: one gene is predicted from another"),
+            ("data.max_genes", data.max_genes, data.max_genes is None or data.max_genes >= 2, "2 or more"),
+            (
+                "model.n_heads",
+                model.n_heads,
+                1 <= model.n_heads and model.d_model % model.n_heads == 0,
+                "a divisor of d_model",
+            ),
+            ("model.dropout", model.dropout, 0 <= model.dropout < 1, "from 0 to below 1"),
+        )
+        for name, value, holds, rule in rules:
+            if not holds:
+                raise InputError(f"{name} is {value}: it must be {rule}.")

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +92,18 @@ def pretrain(
     InputError
         If ``out`` holds another run, or the corpus is not the one the run began with.
     """
+    recipe.check()
     out, corpus = Path(out), Corpus.open(corpus_folder)
     accelerator = Accelerator(
         mixed_precision=recipe.precision,
         log_with=None if recipe.tracker == "none" else recipe.tracker,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracker")),
     )
-    record = _record(recipe, corpus)
-    if accelerator.is_main_process:
-        _claim(out, record, resume=resume)
-    accelerator.wait_for_everyone()
-
     parts = split(corpus, recipe.data, recipe.seed)
     plan = Plan.of(recipe, parts.train.size)
     objective = Objective.of(recipe.objective)
+    # Validation asks every gene once whatever the training objective, so that runs can be compared: four times the targets, less noise.
+    validation = Objective.of(replace(recipe.objective, masking="all_folds"))
     levels = starting_levels(corpus, parts.train, recipe.model.head, recipe.seed, recipe.model.target_sum)
     additive = (
         levels
@@ -115,6 +113,21 @@ def pretrain(
 
     model = build_model(recipe, len(corpus.vocab))
     model.set_gene_means(torch.from_numpy(levels))
+    stream = Stream(
+        corpus,
+        parts.train,
+        seed=recipe.seed,
+        global_batch=plan.global_batch,
+        max_tokens=recipe.data.max_tokens,
+        max_genes=recipe.train_genes,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    # Whatever is wrong with the recipe or the corpus has been said by now: the folder is claimed by runs that can begin.
+    record = _record(recipe, corpus)
+    if accelerator.is_main_process:
+        _claim(out, record, resume=resume)
+    accelerator.wait_for_everyone()
     run = Run(recipe=recipe, out=out, corpus=corpus, parts=parts, plan=plan, record=record)
     start = run.newest() if resume else None
     if start is not None:
@@ -128,16 +141,6 @@ def pretrain(
     if recipe.tracker != "none":
         accelerator.init_trackers("expresser")
 
-    stream = Stream(
-        corpus,
-        parts.train,
-        seed=recipe.seed,
-        global_batch=plan.global_batch,
-        max_tokens=recipe.data.max_tokens,
-        max_genes=recipe.train_genes,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
     held = Held.of(
         corpus,
         parts.valid[: recipe.data.valid_cells],
@@ -152,7 +155,7 @@ def pretrain(
             model,
             corpus,
             held,
-            objective,
+            validation,
             seed=recipe.seed,
             device=accelerator.device,
             config=network(model).config,
@@ -203,6 +206,8 @@ def pretrain(
                     accelerator.backward(total * accelerator.num_processes)
                 loss += total.detach().double()
                 since_log.add(cells=batch.lengths.size, targets=views.query.numel())
+            if not torch.isfinite(loss):
+                raise FloatingPointError(_not_finite(float(loss), step + 1, what, corpus))  # before it reaches a weight
             norm = None
             if recipe.optim.grad_clip > 0:
                 norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optim.grad_clip)
@@ -219,8 +224,6 @@ def pretrain(
             entry: dict[str, Any] = {}
             if step % recipe.log_every == 0 or last:
                 mean = float(accelerator.reduce(loss, "sum"))
-                if not np.isfinite(mean):
-                    raise FloatingPointError(_not_finite(mean, step, what, corpus))
                 entry = {"loss": mean, "lr": rate, "grad_norm": None if norm is None else float(norm)}
                 entry |= since_log.rates(accelerator.num_processes)
             if step % recipe.eval_every == 0 or last:
@@ -276,7 +279,7 @@ class Run:
             self.record | counters | {"valid": log.last("valid")},
             extra=lambda folder: save_state(folder, model, inner, counters),
         )
-        for old in checkpoint.list_checkpoints(self.out)[: -self.recipe.keep_last]:
+        for old in checkpoint.list_checkpoints(self.out)[: -self.recipe.keep_last]:  # keep_last is 1 or more
             shutil.rmtree(old)
 
     def finish(self, model: ExpresserPreTrainedModel, metrics: dict[str, Any]) -> None:
@@ -296,7 +299,8 @@ class Log:
         self.path, self.active = path, active
         self.entries: list[dict[str, Any]] = []
         if keep_until and path.exists():
-            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            # A line without its newline was cut short by what killed the run.
+            lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             self.entries = [line for line in lines if line["cells_seen"] <= keep_until]
         if active:
             part = path.with_suffix(".part")

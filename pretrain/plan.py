@@ -19,6 +19,7 @@ _TIMED_STEPS = 3
 
 def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
     """Tokens, FLOPs, memory and hours of a run as text. The rate is timed on this machine for three steps; nothing is written."""
+    recipe.check()
     corpus = Corpus.open(corpus_folder)
     parts = split(corpus, recipe.data, recipe.seed)
     plan = Plan.of(recipe, parts.train.size)

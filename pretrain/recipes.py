@@ -34,10 +34,10 @@ def demo() -> Recipe:
         base,
         name="demo",
         model=replace(base.model, n_layers=2),
-        data=replace(base.data, epochs=2.0, valid_cells=128, max_genes=256),
-        log_every=10,
-        eval_every=100,
-        save_every=200,
+        data=replace(base.data, epochs=6.0, valid_cells=128, max_genes=256),
+        log_every=20,
+        eval_every=200,
+        save_every=500,
     )
 
 

@@ -20,3 +20,49 @@ def realdata() -> Path:
     if not folder:
         pytest.skip("EXPRESSER_DATA is not set: no real data to read")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny_data():
+    """120 simulated cells x 80 genes: raw counts, the same for every test (copy before changing)."""
+    from expresser.simulate import simulate_rna
+
+    return simulate_rna(n_cells=120, n_genes=80, n_types=3, n_modules=4, median_depth=300, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tiny_data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a corpus of `tiny_data` with its cell types and donors."""
+    from expresser.corpus.build import build_corpus
+
+    folder = tmp_path_factory.mktemp("tiny") / "corpus"
+    build_corpus([tiny_data], folder, obs_columns=["cell_type", "donor"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe():
+    """A run of a second: twelve steps of eight cells, a checkpoint every four."""
+    from pretrain.config import DataConfig, ModelConfig, OptimConfig, Recipe
+
+    return Recipe(
+        name="tiny",
+        model=ModelConfig(d_model=16, n_layers=1, n_heads=2, n_bins=10, head="truncated", max_genes=40),
+        optim=OptimConfig(lr=5e-3),
+        data=DataConfig(global_batch=8, epochs=100.0, max_steps=12, valid_share=0.1, valid_cells=8),
+        precision="no",
+        log_every=1,
+        eval_every=4,
+        save_every=4,
+        keep_last=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_corpus, tiny_recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny_recipe`, to be read only."""
+    from pretrain.loop import pretrain
+
+    out = tmp_path_factory.mktemp("tiny") / "run"
+    pretrain(tiny_recipe, tiny_corpus, out, quiet=True)
+    return out

@@ -297,11 +297,16 @@ def test_alignment_takes_the_column_that_resolves_most_and_sums_duplicates() -> 
 # Order and identity
 
 
-def test_mix64_is_splitmix64() -> None:
+def test_splitmix64_gives_the_published_sequence() -> None:
     # First outputs of the public splitmix64 from state 0, and from state 1234567.
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    states = np.array([0, 1234567], np.uint64) + golden
-    assert [hex(value) for value in shuffle.mix64(states)] == ["0xe220a8397b1dcdaf", "0x599ed017fb08fc85"]
+    states = np.array([0, 1234567], np.uint64)
+    assert [hex(value) for value in shuffle.splitmix64(states)] == ["0xe220a8397b1dcdaf", "0x599ed017fb08fc85"]
+
+
+def test_order_keys_are_those_of_existing_corpora() -> None:
+    # Written down from the first release's shuffle: another value would reorder every corpus that is built anew.
+    keys = [int(key) for key in shuffle.order_keys(7, np.array([0, 1, 4_000_000_000], np.uint32))]
+    assert keys == [13309476754707697221, 11984929618412882174, 6444663726002084787]
 
 
 def test_order_keys_look_random_and_never_collide() -> None:

@@ -59,7 +59,9 @@ def test_scores_agree_with_scipy_gene_by_gene():
     found = scores.compute()
     assert found["pearson"] == pytest.approx(stats.pearsonr(values["truth"], values["prediction"]).statistic, abs=1e-12)
     assert found["pearson_cell"] == pytest.approx(
-        np.mean([stats.pearsonr(*(values[k][values["cell"] == c] for k in ("truth", "prediction")))[0] for c in range(15)])
+        np.mean(
+            [stats.pearsonr(*(values[k][values["cell"] == c] for k in ("truth", "prediction")))[0] for c in range(15)]
+        )
     )
 
 

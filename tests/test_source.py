@@ -622,6 +622,9 @@ def test_unknown_names_and_options_are_refused(tmp_path: Path) -> None:
         (folder / "matrix.mtx").write_text(f"{line}\n1 1 1\n")
         with pytest.raises(InputError, match=r"matrix\.mtx: begins with"):
             open_source(folder)
+    (folder / "matrix.mtx").write_text("%%MatrixMarket matrix coordinate integer general\n%\n")
+    with pytest.raises(InputError, match=r"matrix\.mtx: its size line is ''"):
+        open_source(folder)
 
 
 # ---- real data -------------------------------------------------------------------------------------------------------

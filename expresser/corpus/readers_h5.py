@@ -114,7 +114,7 @@ def _loom_frame(attributes: h5py.Group, n: int, index: tuple[str, ...]) -> pd.Da
     columns = {
         key: _strings(item) if item.dtype.kind in "SO" else item[:]
         for key, item in attributes.items()
-        if item.shape == (n,)
+        if item is not None and item.shape == (n,)  # a broken link is None
     }
     key = next((key for key in index if key in columns), None)
     names = columns.pop(key) if key is not None else np.arange(n)

@@ -112,7 +112,9 @@ def _mtx_size(path: Path) -> tuple[int, int, int]:
                 f"{path}: begins with {first[:80].strip()!r}; counts come as "
                 "'%%MatrixMarket matrix coordinate integer general' (or 'real')."
             )
-        size = next(line for line in file if line.strip() and not line.startswith("%")).split()
+        size = next((line.split() for line in file if line.strip() and not line.startswith("%")), [])
+        if len(size) != 3 or not all(n.isdecimal() for n in size):
+            raise InputError(f"{path}: its size line is {' '.join(size)!r}, not rows, columns and entries.")
         return int(size[0]), int(size[1]), int(size[2])
 
 
@@ -206,7 +208,7 @@ def _is_number(text: str) -> bool:
 def read_table(path: Path, orientation: Orientation | None) -> Matrix:
     """A CSV or TSV of counts with names on both axes; text columns after the row names are kept as annotation.
 
-    Opening reads the row names (one pass over the text). Cells x genes streams in blocks of 64 MB; genes x cells
+    Opening reads the row names (one pass over the text). Cells x genes streams in blocks of 32 MB; genes x cells
     goes through `RowBuckets`, each time the blocks are asked for.
     """
     layout = _Layout.of(path)

@@ -34,10 +34,10 @@ _EXPRESSION = {"gene expression", "gex", "rna"}  # 10x; the NeurIPS 2021 multiom
 class Source:
     """One data set of raw counts. Names are held; counts are read from the file whenever `chunks` is iterated.
 
-    Memory while reading, beside the chunk itself: nothing for CSR in h5ad or zarr and for 10x h5; 64 MB for dense
-    h5ad or zarr, loom, and CSV with cells in rows; about 250 MB for CSC in h5ad or zarr, 10x mtx, and CSV with genes
-    in rows, which above 4 million non-zeros also take 16 bytes a non-zero in temporary files (TMPDIR), anew for each
-    `chunks`; for an AnnData in memory with CSC, one copy of the matrix.
+    Memory while reading, beside the chunk itself (measured): nothing for CSR in h5ad or zarr and for 10x h5; 100 MB for
+    dense h5ad or zarr and loom; 200 MB for CSC in h5ad or zarr and for 10x mtx; 250 MB for CSV. What is stored gene by
+    gene (CSC, mtx, CSV with genes in rows) also takes, above 2 million non-zeros, 16 bytes a non-zero in temporary
+    files (TMPDIR), anew for each `chunks`. An AnnData in memory with CSC takes one copy of its matrix.
     """
 
     name: str
@@ -56,6 +56,11 @@ class Source:
     @property
     def n_genes(self) -> int:
         return len(self._names)
+
+    @property
+    def columns(self) -> Int[np.ndarray, " genes"]:
+        """Column of the matrix that each name belongs to: features other than genes have none."""
+        return np.arange(self.n_genes) if self._kept is None else self._kept
 
     @property
     def label(self) -> str:

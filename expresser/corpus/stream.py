@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from expresser.corpus.shuffle import splitmix64
 from expresser.corpus.store import Corpus, CountBatch
+from expresser.errors import InputError
 
 
 def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
@@ -124,7 +125,10 @@ class Stream:
         world: int = 1,
     ) -> None:
         if global_batch < world:
-            raise ValueError(f"a global batch of {global_batch} cells cannot be shared by {world} processes.")
+            raise InputError(
+                f"a global batch of {global_batch} cells cannot be shared by {world} processes. "
+                "Raise data.global_batch or start fewer processes."
+            )
         self.corpus, self.rows = corpus, rows
         self.global_batch, self.max_tokens = global_batch, max_tokens
         self.rank, self.world = rank, world
