@@ -115,7 +115,9 @@ def load(model: str | Path) -> Checkpoint:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         run = json.loads((folder / "run.json").read_text())
     except (ValueError, OSError) as error:
-        raise InputError(f"{folder}: config.json and run.json are not those of an Expresser model ({error}).") from error
+        raise InputError(
+            f"{folder}: config.json and run.json are not those of an Expresser model ({error})."
+        ) from error
     if getattr(config, "vocab_size", None) != len(vocab):
         raise InputError(
             f"{folder}: genes.tsv has {len(vocab)} genes, config.json says {getattr(config, 'vocab_size', None)}: "
@@ -123,7 +125,7 @@ def load(model: str | Path) -> Checkpoint:
         )
     try:
         with _no_bars():
-        network = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
+            network = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
     except SafetensorError as error:
         raise InputError(f"{folder / 'model.safetensors'}: cut short or altered ({error}). Copy it again.") from error
     if (recorded := run.get("genes_sha256")) not in (None, vocab.sha256):

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from rich.console import Console
-from sklearn.decomposition import TruncatedSVD
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from expresser import cli
 from expresser.errors import InputError
+from expresser.factors import gene_factors
 from expresser.metrics.modules import module_auc
 from expresser.pages import imputation_section, pretraining_sections
 from expresser.plots import scatter_axes, svg
@@ -111,10 +111,7 @@ def _gene_modules(out: Path, cells: ad.AnnData) -> dict[str, dict[str, float]]:
     names = cells.var["symbol"].astype(str).to_numpy()
     modules = cells.var["module"].astype(str).tolist()
     learned = table.loc[names].to_numpy(np.float64)
-    seen = cells[:-_HELD].copy()
-    sc.pp.normalize_total(seen, target_sum=1e4)
-    sc.pp.log1p(seen)
-    svd = TruncatedSVD(50, random_state=0).fit_transform(seen.X.T.tocsr()).astype(np.float64)
+    svd = gene_factors(cells[:-_HELD].X, 50).astype(np.float64)
     random = np.random.default_rng(0).normal(size=learned.shape)
     rows = {"expresser": learned, "svd": svd, "random": random}
     return {name: {"auc": float(module_auc(values, modules))} for name, values in rows.items()}

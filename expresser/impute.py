@@ -67,7 +67,9 @@ def predict_entries(
     try:
         for start in range(0, counts.shape[0], _BLOCK):
             stop = min(start + _BLOCK, counts.shape[0])
-            _predict_block(checkpoint, counts[start:stop], queries[start:stop], out, queries.indptr[start], max_tokens)
+            _predict_block(
+                checkpoint, counts[start:stop], queries[start:stop], out, int(queries.indptr[start]), max_tokens
+            )
             if progress is not None:
                 progress(stop, counts.shape[0])
     finally:

@@ -81,10 +81,13 @@ def imputation_section(metrics: Mapping[str, Any]) -> Section:
     return Section("Imputation of unseen cells", text, (Table("Methods", frame, best=best),))
 
 
-def _curve(title: str, frame: pd.DataFrame, column: str, references: dict[str, float], *, logy: bool = False) -> Figure:
+def _curve(
+    title: str, frame: pd.DataFrame, column: str, references: dict[str, float | None], *, logy: bool = False
+) -> Figure:
+    known = {name: value for name, value in references.items() if value is not None}  # JSON's null: undefined
     drawing = svg(
         lambda ax: curve_axes(
-            ax, frame, "minutes", [column], logy=logy, references=references, xlabel="minutes", ylabel=column
+            ax, frame, "minutes", [column], logy=logy, references=known, xlabel="minutes", ylabel=column
         )
     )
     return Figure(title, drawing, data=frame[["minutes", column]])

@@ -2,20 +2,15 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from anndata import AnnData
-from jaxtyping import Int
 from scipy import sparse
 
-from expresser.corpus.align import Alignment
 from expresser.corpus.source import Source, open_source
-from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
 from expresser.metrics.expression import ExpressionScores
@@ -23,12 +18,12 @@ from expresser.record import provenance, write_metrics
 from finetune import molecular_cv
 from finetune.completion import cells_of, pattern, totals
 from finetune.imputation_baselines import BASELINES, Counts
-from finetune.imputation_protocols import choose_rows, drop_entries, split_molecules
+from finetune.imputation_data import CellCounts, Data, read_cells, read_reference
+from finetune.imputation_protocols import drop_entries, split_molecules
 from finetune.imputation_report import Drawings, write_page
 
 MODEL = "expresser"
 
-Data: TypeAlias = str | Path | AnnData
 ProtocolName = Literal["dropout", "mcv"]
 Predict = Callable[..., np.ndarray]
 Progress = Callable[[int, int], None]
@@ -51,15 +46,6 @@ class Model(Protocol):
     @property
     def source(self) -> str:
         """Folder or hub id."""
-
-
-@dataclass(frozen=True)
-class CellCounts:
-    """Raw counts over a vocabulary, the rows they have in their file, and an account for the report."""
-
-    counts: sparse.csr_matrix
-    rows: Int[np.ndarray, " cells"]
-    about: dict[str, Any]
 
 
 def run_imputation(
@@ -104,8 +90,8 @@ def run_imputation(
     seeds
         How many draws (0, 1, …), or which. Scores are means over them, `..._sd` their standard deviation.
     methods
-        Names of `BASELINES` ("mcv": of `molecular_cv.METHODS`); None for all. One whose package is missing is named in
-        `skipped` and stands in the table with the reason.
+        Names of `BASELINES` ("mcv": of `molecular_cv.METHODS`); None (or none) for all. One whose package is missing
+        is named in `skipped` and stands in the table with the reason.
     reference
         Raw counts of further cells, or a corpus folder: at most `reference_cells` random ones are given to each
         baseline, whose scores with them are the rows `..._reference`. Cells of the reference that are also in the
@@ -132,7 +118,7 @@ def run_imputation(
     if protocol not in DECIDING:
         raise InputError(f"protocol is {protocol!r}; there are {', '.join(map(repr, DECIDING))}.")
     known: Mapping[str, object] = BASELINES if protocol == "dropout" else molecular_cv.METHODS
-    names = list(dict.fromkeys(known if methods is None else methods))
+    names = list(dict.fromkeys(methods or known))
     if strange := [name for name in names if name not in known]:
         raise InputError(f"no method {strange[0]!r} in protocol {protocol!r}; there are {', '.join(known)}.")
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -258,70 +244,6 @@ class _MolecularDraw:
         return scores
 
 
-def read_cells(
-    source: Source, vocab: GeneVocab, *, max_cells: int | None = None, min_genes: int = 20, seed: int = 0
-) -> CellCounts:
-    """At most `max_cells` random cells of a source, as counts over the vocabulary; those below `min_genes` left out."""
-    alignment = Alignment.of(source, vocab)
-    chosen = choose_rows(source.n_cells, max_cells, seed)
-    per_name = np.zeros(len(alignment.resolution.names))
-    parts, rows = [], []
-    for first, chunk in source.chunks():
-        per_name += np.bincount(chunk.indices, chunk.data, minlength=chunk.shape[1])
-        here = chosen[(chosen >= first) & (chosen < first + chunk.shape[0])]
-        aligned = alignment.apply(sparse.csr_matrix(chunk[here - first]))
-        enough = np.diff(aligned.indptr) >= max(min_genes, 1)
-        parts.append(aligned[enough])
-        rows.append(here[enough])
-    report = alignment.resolution.report(per_name)
-    report.check(source.label)
-    kept = np.concatenate(rows)
-    if not len(kept):
-        raise InputError(
-            f"{source.label}: none of {len(chosen)} cells has {min_genes} non-zero genes of the vocabulary. "
-            "Give deeper cells, or lower min_genes."
-        )
-    about = {
-        "name": source.name,
-        "cells": len(kept),
-        "cells_left_out": len(chosen) - len(kept),
-        "min_genes": min_genes,
-        "counts_kept": report.counts_kept,
-    }
-    return CellCounts(sparse.csr_matrix(sparse.vstack(parts, format="csr")), kept, about)
-
-
-def read_reference(
-    reference: Data, vocab: GeneVocab, data: sparse.csr_matrix, *, at_most: int, seed: int = 0
-) -> CellCounts:
-    """Random cells of a file or a corpus for the baselines to learn from; a cell that `data` holds too is left out.
-
-    Such a cell would hand the baselines the truth. Cells are the same where all counts over the vocabulary are.
-    """
-    if isinstance(reference, str | Path) and (Path(reference) / "manifest.json").is_file():
-        corpus = Corpus.open(reference)
-        rows = choose_rows(corpus.n_cells, at_most, seed)
-        batch = corpus.read(rows)
-        token = vocab.resolve(corpus.vocab.ids).tokens[batch.genes.astype(np.int64)]
-        cell = np.repeat(np.arange(len(rows)), batch.lengths)[token >= 0]
-        shape = (len(rows), len(vocab))
-        counts = sparse.csr_matrix((batch.counts.astype(np.int64)[token >= 0], (cell, token[token >= 0])), shape=shape)
-        cells = CellCounts(counts, rows, {"name": Path(reference).name, "corpus_id": corpus.corpus_id})
-    else:
-        cells = read_cells(open_source(reference), vocab, max_cells=at_most, min_genes=1, seed=seed)
-    known = set(_fingerprints(data))
-    empty = np.diff(cells.counts.indptr) == 0
-    same = np.array([mark in known for mark in _fingerprints(cells.counts)], dtype=bool)
-    keep = np.flatnonzero(~same & ~empty)
-    if not len(keep):
-        raise InputError(
-            f"reference {cells.about['name']}: of {len(same)} cells {int(same.sum())} are cells of the data and "
-            f"{int(empty.sum())} are empty over the vocabulary, none is left. Give other cells of the same species."
-        )
-    about = cells.about | {"cells": len(keep), "same_as_data": int(same.sum())}
-    return CellCounts(sparse.csr_matrix(cells.counts[keep]), cells.rows[keep], about)
-
-
 def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each score over the draws, and `..._sd`, the standard deviation (NaN of a single draw)."""
     found: dict[str, float] = {}
@@ -347,9 +269,10 @@ def verdict(
     for other, theirs in scores.items():
         if other == MODEL:
             continue
-        gain = np.array([[sign[s] * (m[s] - t[s]) for s in deciding] for m, t in zip(scores[MODEL], theirs)])
-        # A method without the score (a constant has no correlation) has not shown that it is better.
-        gain = np.where(np.isnan(gain), np.inf, gain)
+        mine = np.array([[sign[s] * draw[s] for s in deciding] for draw in scores[MODEL]])
+        its = np.array([[sign[s] * draw[s] for s in deciding] for draw in theirs])
+        # Whoever lacks a score (a constant has no correlation) has not shown that it is better; the model first of all.
+        gain = np.where(np.isnan(mine), -np.inf, np.where(np.isnan(its), np.inf, mine - its))
         beaten, hopeless = (gain > 0).all(), not (gain.mean(axis=0) > 0).any()
         said[other] = "beaten" if beaten else "not beaten" if hopeless else "mixed"
     return said
@@ -388,11 +311,3 @@ def _vocabulary(checkpoint: Model | None, vocab: GeneVocab | None, source: Sourc
             f"({len(checkpoint.vocab):,} genes, {checkpoint.vocab.sha256[:12]}). Leave it out: the model's is used."
         )
     return checkpoint.vocab
-
-
-def _fingerprints(counts: sparse.csr_matrix) -> Iterator[bytes]:
-    counts = counts.copy()
-    counts.sum_duplicates()
-    genes, values = counts.indices.astype(np.int64), counts.data.astype(np.int64)
-    for start, stop in zip(counts.indptr[:-1], counts.indptr[1:]):
-        yield genes[start:stop].tobytes() + values[start:stop].tobytes()

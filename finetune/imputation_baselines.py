@@ -22,8 +22,10 @@ what it gives with no model of the cell at all.
 """
 
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -244,7 +246,8 @@ def smooth_scvi(
     column[shown] = np.arange(len(shown))
     share = np.zeros(wanted.nnz)
     # fork_rng puts back torch's generators, which are all that this training draws from.
-    with warnings.catch_warnings(), torch.random.fork_rng():
+    talkers = _quiet("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
+    with warnings.catch_warnings(), talkers, torch.random.fork_rng():
         torch.manual_seed(seed)
         warnings.simplefilter("ignore")  # lightning's advice about data-loader workers and log folders
         adata = anndata.AnnData(sparse.csr_matrix(counts[:, shown], dtype=np.float32))
@@ -266,6 +269,20 @@ def smooth_scvi(
             at = column[part.indices]
             share[entries] = np.where(at >= 0, block[cells_of(part), at], 0.0)
     return np.log1p(TARGET_SUM * share), share
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Loggers that speak of errors only, for a while."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64
 from matplotlib.axes import Axes
 
 from expresser.plots import bar_axes, density_scatter_axes, hist_axes, svg
-from expresser.report import Figure, Section, Table, format_number, write_report
+from expresser.report import Figure, Section, Table, write_report
 from finetune.imputation_baselines import BASELINES
 
 Direction = Literal["min", "max"]
@@ -124,8 +124,8 @@ def sentences(metrics: Mapping[str, Any], deciding: Mapping[str, Direction], mod
             f"{model} does not beat all baselines: it beats {len(beaten)} of {len(verdict)}, "
             f"but not {', '.join(others)}."
         )
-    scores = " and ".join(_name(s) for s in deciding)
-    rule = f"Beaten means better in both {scores}, in every draw; not beaten, better in neither on average."
+    scores = " and ".join(f"{'lower' if way == 'min' else 'higher'} {_name(s)}" for s, way in deciding.items())
+    rule = f"Beaten means: {scores}, in every draw; not beaten: neither on average."
     return [f"{first} {rule}", *(_sentence(methods, deciding, model, name, said) for name, said in verdict.items())]
 
 
@@ -137,11 +137,7 @@ def _sentence(
     said: str,
 ) -> str:
     verb = {"beaten": "beats", "mixed": "neither clearly beats nor loses to", "not beaten": "does not beat"}[said]
-    pairs = [
-        f"{_name(s)} {format_number(methods[model][s])} against {format_number(methods[other][s])}"
-        f" ({'lower' if direction == 'min' else 'higher'} is better)"
-        for s, direction in deciding.items()
-    ]
+    pairs = [f"{_name(s)} {methods[model][s]:#.3g} against {methods[other][s]:#.3g}" for s in deciding]
     return f"{model} {verb} {other}: {', '.join(pairs)}."
 
 
@@ -169,9 +165,10 @@ def _table(metrics: Mapping[str, Any], order: list[str], deciding: Mapping[str, 
     lead = columns[0]
     frame.insert(1, f"{_name(lead)} sd", [float(methods[name][f"{lead}_sd"]) for name in order])
     frame["seconds"] = [float(methods[name]["seconds"]) for name in order]
-    frame["note"] = [metrics["verdict"].get(name, "") for name in order]
-    for name, reason in metrics["skipped"].items():
-        frame.loc[name] = [np.nan] * (frame.shape[1] - 1) + [f"not run: {reason}"]
+    for name in metrics["skipped"]:
+        frame.loc[name] = np.nan
+    notes = dict.fromkeys(metrics["skipped"], "not installed") | metrics["verdict"]
+    frame.insert(0, "note", [notes.get(name, "") for name in frame.index])
     frame.index.name = "method"
     best: dict[str, Direction] = {
         _name(c): "max" if c.startswith("pearson") else "min" for c in columns if c != "weight"
@@ -243,6 +240,7 @@ def _about(order: list[str], metrics: Mapping[str, Any]) -> Table:
             words = "the gene's share of all molecules"
         words += ", as the expectation of a non-zero count" if plain != base else ""
         words += f", learnt with {metrics['reference']['cells']:,} further cells" if plain != name else ""
+        words += f"; not run: {metrics['skipped'][name]}" if name in metrics["skipped"] else ""
         rows[name] = {"what": words}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index.name = "method"

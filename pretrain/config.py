@@ -94,6 +94,9 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     implementation: Literal["packed", "naive"] = "packed"
     """naive: nn.TransformerEncoder on cells padded to max_genes; the reference that speed is measured against."""
+    gene_tokens: Literal["random", "factors"] = "random"
+    """Where the token table starts: random (paper), or random plus principal axes of genes over a sample of training cells, so that
+    training begins with what a linear method knows of gene-gene relations."""
     precision: Literal["no", "bf16"] = "bf16"
     """bf16 autocast; weights, losses and likelihoods stay float32."""
     seed: int = 0
@@ -139,7 +142,7 @@ class Recipe:
             (
                 "model.n_heads",
                 model.n_heads,
-                1 <= model.n_heads and model.d_model % model.n_heads == 0,
+                model.n_heads >= 1 and model.d_model % model.n_heads == 0,
                 "a divisor of d_model",
             ),
             ("model.dropout", model.dropout, 0 <= model.dropout < 1, "from 0 to below 1"),

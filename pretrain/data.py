@@ -10,11 +10,13 @@ from torch import Tensor
 from expresser.corpus.store import Corpus, CountBatch
 from expresser.corpus.stream import permutation
 from expresser.errors import InputError
+from expresser.factors import gene_factors
 from expresser.model.cells import Cells, cell_key
 from pretrain.config import DataConfig
 
-_SPLIT, _LEVELS = 101, 102  # purposes of the seeded draws
+_SPLIT, _LEVELS, _FACTORS = 101, 102, 103  # purposes of the seeded draws
 _LEVEL_CELLS = 20_000
+_FACTOR_CELLS = 10_000
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,12 @@ def starting_levels(
         of_gene = np.bincount(genes, weights=values - of_cell[cell], minlength=n_genes)
         level = (of_gene + shrink * mean) / (in_gene + shrink)
     return level.astype(np.float32)
+
+
+def starting_factors(
+    corpus: Corpus, rows: Int64[np.ndarray, " rows"], d: int, seed: int, target_sum: float = 1e4
+) -> Float32[np.ndarray, "vocab d"]:
+    """Principal axes of genes over at most 10,000 training cells, for the token table to start from."""
+    chosen = rows[permutation(rows.size, seed, _FACTORS)[:_FACTOR_CELLS]]
+    counts = corpus.read(np.sort(chosen)).to_csr(len(corpus.vocab))
+    return gene_factors(counts, d, target_sum=target_sum, seed=seed)

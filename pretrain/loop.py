@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 
 from expresser import checkpoint
@@ -23,7 +24,7 @@ from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecod
 from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
 from expresser.record import provenance, write_metrics
 from pretrain.config import Recipe
-from pretrain.data import Split, split, starting_levels, to_cells
+from pretrain.data import Split, split, starting_factors, starting_levels, to_cells
 from pretrain.evaluate import Held, evaluate, network, scores
 from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error, targets
@@ -94,6 +95,7 @@ def pretrain(
     """
     recipe.check()
     out, corpus = Path(out), Corpus.open(corpus_folder)
+    AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
         mixed_precision=recipe.precision,
         log_with=None if recipe.tracker == "none" else recipe.tracker,
@@ -102,7 +104,7 @@ def pretrain(
     parts = split(corpus, recipe.data, recipe.seed)
     plan = Plan.of(recipe, parts.train.size)
     objective = Objective.of(recipe.objective)
-    # Validation asks every gene once whatever the training objective, so that runs can be compared: four times the targets, less noise.
+    # Validation asks every gene once whatever the training objective: runs can be compared, and more targets mean less noise.
     validation = Objective.of(replace(recipe.objective, masking="all_folds"))
     levels = starting_levels(corpus, parts.train, recipe.model.head, recipe.seed, recipe.model.target_sum)
     additive = (
@@ -130,6 +132,9 @@ def pretrain(
     accelerator.wait_for_everyone()
     run = Run(recipe=recipe, out=out, corpus=corpus, parts=parts, plan=plan, record=record)
     start = run.newest() if resume else None
+    if start is None and recipe.gene_tokens == "factors":
+        factors = starting_factors(corpus, parts.train, recipe.model.d_model, recipe.seed, recipe.model.target_sum)
+        model.set_gene_tokens(torch.from_numpy(factors))
     if start is not None:
         model.load_state_dict(checkpoint.load(start).model.state_dict())
     optimizer = adamw(model, recipe.optim)
@@ -185,7 +190,8 @@ def pretrain(
             rate = learning_rate(recipe.optim, done)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            n_targets = objective.n_targets(torch.from_numpy(what.lengths))
+            # None where every cell of the step shows a single gene: the loss is then 0, not 0 / 0.
+            n_targets = max(1, objective.n_targets(torch.from_numpy(what.lengths)))
             loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
             for number, batch in enumerate(counts):
                 cells = to_cells(
@@ -245,11 +251,11 @@ def pretrain(
             began = time.perf_counter()
             if last:
                 break
-    accelerator.end_training()
-    accelerator.wait_for_everyone()
     metrics = log.metrics()
     if accelerator.is_main_process:
         run.finish(network(model), metrics)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()  # takes the process group down: nothing can be waited for after it
     return metrics
 
 

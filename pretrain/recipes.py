@@ -17,7 +17,8 @@ def small() -> Recipe:
             d_model=64, n_layers=3, n_heads=2, value_input="bin_residual", head="truncated", max_genes=1100
         ),
         optim=OptimConfig(lr=2e-3),
-        data=DataConfig(global_batch=8, max_tokens=8192, max_genes=512, epochs=8.0),
+        data=DataConfig(global_batch=8, max_tokens=8192, max_genes=512, epochs=6.0),
+        gene_tokens="factors",
         log_every=50,
         eval_every=500,
         save_every=500,
@@ -79,6 +80,7 @@ def full() -> Recipe:
         name="full",
         model=ModelConfig(value_input="bin_residual", head="truncated"),
         optim=OptimConfig(lr=5e-4),
+        gene_tokens="factors",
         data=DataConfig(global_batch=256, max_tokens=65536, epochs=3.0),
         eval_every=1000,
         save_every=1000,

@@ -2,9 +2,10 @@
 
     python scripts/bench_naive.py --corpus corpus --minutes 4 --seeds 0 1 --out runs/naive
 
-Same data, same model size, same head on both sides, alternating: the reference pads each cell to 1,100 genes, runs `nn.TransformerEncoder` in
-float32 and asks one random mask a cell; the default shows subsets of 512 genes packed by length, asks every gene, and runs bf16. Both are
-validated on the same masks of the same held-out cells. One JSON line a pair: minutes each took, their ratio, and cells/s and targets/s.
+Same data, same model size, same head on both sides, alternating: the reference pads each cell to 1,100 genes, runs
+`nn.TransformerEncoder` in float32 and asks one random mask a cell; the default shows subsets of 512 genes packed by length, asks every
+gene, and runs bf16. Both are validated on the same masks of the same held-out cells. One JSON line a pair: minutes each took,
+their ratio, and cells/s and targets/s.
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """The imputation task: keyed draws, baselines with known answers, no leakage, and reference scores on real cells."""
 
 import json
+import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +13,13 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.stats import nbinom
 
+from expresser.checkpoint import Checkpoint
 from expresser.corpus.build import build_corpus
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
 from expresser.metrics.expression import ExpressionScores
+from expresser.model.configuration import ExpresserConfig
+from expresser.model.modeling import ExpresserModel
 from finetune import molecular_cv
 from finetune.completion import (
     cells_of,
@@ -27,7 +32,7 @@ from finetune.completion import (
     pattern,
     totals,
 )
-from finetune.imputation import MODEL, run_imputation
+from finetune.imputation import DECIDING, MODEL, run_imputation, verdict
 from finetune.imputation_baselines import (
     BASELINES,
     additive,
@@ -99,7 +104,7 @@ def test_shares_are_kept_and_draws_are_nested():
     draws = [pattern(drop_entries(counts, drop=drop, seed=0).queries) for drop in (0.1, 0.2, 0.4)]
     for drop, draw in zip((0.1, 0.2, 0.4), draws):
         assert draw.nnz / counts.nnz == pytest.approx(drop, abs=4 * np.sqrt(drop / counts.nnz))
-    for small, large in zip(draws, draws[1:]):
+    for small, large in pairwise(draws):
         assert small.multiply(large).nnz == small.nnz
 
 
@@ -300,12 +305,10 @@ def test_magic_is_what_the_package_gives():
     magic_package = pytest.importorskip("magic")
     draw = drop_entries(cells(60, 40), drop=0.2, seed=0)
     found = magic(draw.observed, draw.queries)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         operator = magic_package.MAGIC(n_pca=39, random_state=0, n_jobs=1, verbose=0)
-        dense = np.asarray(operator.fit_transform(log_normalise(draw.observed).toarray()))
+        dense = np.asarray(operator.fit_transform(log_normalise(draw.observed)))
     np.testing.assert_allclose(found["magic"], dense[cells_of(draw.queries), draw.queries.indices], atol=1e-6)
     error = {name: np.abs(p - draw.truth).mean() for name, p in found.items()}
     assert error["magic_corrected"] < 0.7 * error["magic"]
@@ -434,6 +437,14 @@ def test_a_model_that_is_better_in_one_score_only_is_mixed():
     assert run(counts, predict=oracle(counts, 1.0), methods=("gene_mean",))["verdict"] == {"gene_mean": "mixed"}
 
 
+def test_a_missing_score_never_speaks_for_the_model():
+    good, none = {"mae": 0.3, "pearson": 0.9}, {"mae": 0.2, "pearson": float("nan")}
+    assert verdict({MODEL: [good], "constant": [none]}, DECIDING["dropout"]) == {"constant": "mixed"}
+    assert verdict({MODEL: [none], "other": [good]}, DECIDING["dropout"]) == {"other": "mixed"}
+    assert verdict({MODEL: [good, good], "other": [good, good]}, DECIDING["dropout"]) == {"other": "not beaten"}
+    assert verdict({"other": [good]}, DECIDING["dropout"]) == {}
+
+
 def test_the_model_sees_what_the_baselines_see_and_no_more():
     counts, seen = cells(), []
 
@@ -449,13 +460,26 @@ def test_the_model_sees_what_the_baselines_see_and_no_more():
     assert not same(seen[0][1], seen[1][1])
 
 
+@pytest.mark.parametrize("protocol", ["dropout", "mcv"])
+def test_a_checkpoint_is_asked_through_predict_entries(protocol):
+    counts = cells(30)
+    vocab = GeneVocab.from_names(list(adata(counts).var_names))
+    config = ExpresserConfig(vocab_size=len(vocab), d_model=8, n_layers=1, n_heads=2)
+    checkpoint = Checkpoint(ExpresserModel(config).eval(), vocab, {}, "tiny")
+    found = run(counts, model=checkpoint, predict=None, protocol=protocol, methods=("gene_mean",), mcv_genes=20)
+    assert found["model"] == "tiny"
+    assert all(np.isfinite(found["methods"][MODEL][s]) for s in ("rmse" if protocol == "dropout" else "mse", "pearson"))
+
+
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
     missing = SimpleNamespace(missing=lambda: "scvi-tools is not installed: pip install scvi-tools", about="scVI")
     monkeypatch.setitem(BASELINES, "scvi", missing)
     found = run(cells(), methods=("gene_mean", "scvi"), out=tmp_path)
     assert "scvi" not in found["methods"]
     assert "not installed" in found["skipped"]["scvi"]
-    assert "not run: scvi-tools is not installed" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert ">not installed<" in page
+    assert "not run: scvi-tools is not installed" in page
 
 
 def test_molecular_cross_validation_runs_to_a_report(tmp_path):
@@ -526,25 +550,25 @@ def test_wrong_arguments_are_refused():
 
 @pytest.mark.realdata
 def test_reference_scores_on_gut_cells(realdata: Path):
-    """1,020 cells, all genes of the file, drop 0.1, seed 0; made by this file's own code on 2026-07-01.
+    """1,020 cells, all genes of the file, drop 0.1, seed 0: (MAE, r) as this code gave them when it was written.
 
-    Figures measured before by other code, the dropped entries another draw: gene mean 0.530 / 0.657, additive 0.342 / 0.821,
-    additive + SVD 0.331 / 0.837, kNN of non-zeros 0.321 / 0.844, kNN with zeros 1.079 / 0.641 (MAE / r).
+    Measured before by other code, with another draw: gene mean 0.530 / 0.657, additive 0.342 / 0.821, additive + SVD
+    0.331 / 0.837, kNN of non-zeros with additive prior 0.321 / 0.844, kNN with zeros 1.079 / 0.641. Ours must not be weaker.
     """
     from expresser.corpus.source import open_source
-    from finetune.imputation import read_cells
+    from finetune.imputation_data import read_cells
 
     source = open_source(realdata / "rna" / "scp1884_gut.h5ad")
     counts = read_cells(source, source.guess_vocab()).counts
     draw = drop_entries(counts, drop=0.1, seed=0)
     pinned = {
-        "gene_mean": (0.540, 0.652),
-        "gene_rate": (0.322, 0.825),
-        "additive": (0.345, 0.824),
-        "additive_svd": (0.325, 0.843),
-        "knn": (0.315, 0.851),
-        "knn_raw": (1.142, 0.636),
-        "knn_raw_corrected": (0.296, 0.854),
+        "gene_mean": (0.5404, 0.6563),
+        "gene_rate": (0.3228, 0.8252),
+        "additive": (0.3454, 0.8252),
+        "additive_svd": (0.3253, 0.8452),
+        "knn": (0.3161, 0.8533),
+        "knn_raw": (1.1414, 0.6415),
+        "knn_raw_corrected": (0.2973, 0.8554),
     }
     rows = {}
     for name in FAST:
@@ -553,5 +577,5 @@ def test_reference_scores_on_gut_cells(realdata: Path):
         scores = ExpressionScores(counts.shape[1], counts.shape[0])
         scores.update(truth=draw.truth, prediction=rows[name], gene=draw.queries.indices, cell=cells_of(draw.queries))
         found = scores.compute()
-        assert found["mae"] == pytest.approx(mae, abs=0.004), name
-        assert found["pearson"] == pytest.approx(pearson, abs=0.004), name
+        assert found["mae"] == pytest.approx(mae, abs=0.001), name
+        assert found["pearson"] == pytest.approx(pearson, abs=0.001), name

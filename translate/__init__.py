@@ -1,1 +1,1 @@
-"""Translation between modalities and ATAC embedding; the six systems land here one by one."""
+"""Translation between modalities and ATAC embedding. Empty in this version: the systems arrive with their engine."""

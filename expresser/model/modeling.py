@@ -31,7 +31,8 @@ class ExpresserOutput(ModelOutput):
         Encoder output of each entry (``T'``): depends on which genes the cell expresses, not on how much.
     """
 
-    prediction: Float[Tensor, " queries"] | None = None
+    # A ModelOutput also takes all its fields as one mapping in place of the first: accelerate rebuilds it so under autocast.
+    prediction: Float[Tensor, " queries"] | dict[str, Tensor] | None = None
     decoded: Float[Tensor, "queries d"] | None = None
     contextual: Float[Tensor, "entries d"] | None = None
 
@@ -96,6 +97,12 @@ class ExpresserPreTrainedModel(PreTrainedModel):
             with torch.no_grad():
                 self.head.gene_level.weight.copy_(means[:, None])
 
+    def set_gene_tokens(self, factors: Float[Tensor, "vocab d"], *, rms: float = 0.1) -> None:
+        """Add a table of gene factors, scaled to this root mean square, to the random start of the token table."""
+        with torch.no_grad():
+            size = factors.square().mean().sqrt()
+            self.gene_tokens.weight.add_(factors * (rms / size) if size > 0 else factors)
+
     def _scale(self, cells: Cells, views: Views) -> Float[Tensor, " views"]:
         """``L`` of each view: the largest value of the cell, or of what is observed of it."""
         if self.config.cell_scale == "cell":
@@ -114,6 +121,14 @@ class ExpresserPreTrainedModel(PreTrainedModel):
         level = self.head.level(cells.genes)[views.context]
         cell_level = views.context_rows.mean(cells.values[views.context] - level)
         return cell_level, level + cell_level[views.context_rows.row]
+
+    def null_prediction(self, cells: Cells, views: Views) -> Float[Tensor, " queries"] | None:
+        """What the head would say of each query if its network said nothing; None for heads without such a null."""
+        genes = cells.genes[views.query]
+        if self.head.kind == "truncated":
+            return self.head.truncated_mean(self.head.level(genes), cells.total[views.cell][views.query_rows.row])
+        cell_level, _ = self._null(cells, views)
+        return None if cell_level is None else self.head.level(genes) + cell_level[views.query_rows.row]
 
     def _bins(self, values: Float[Tensor, " seen"], scale: Float[Tensor, " seen"]) -> Int[Tensor, " seen"]:
         """Bin 0 … k-1 of a value in (0, L]; L itself falls into the last."""
