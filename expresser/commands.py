@@ -194,6 +194,15 @@ def _read(path: Path) -> Any:
     return ad.AnnData(X=sparse.vstack(counts, format="csr"), obs=source.obs, var=var)
 
 
+@contextmanager
+def _naming(path: Path):  # type: ignore[no-untyped-def]
+    """Errors about an AnnData in memory name the file that it was read from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def _check_name(out: Path) -> None:
     if out.suffix != ".h5ad":
         raise InputError(f"{out}: the result is an AnnData file; name it *.h5ad.")
@@ -229,9 +238,9 @@ def embed_command(
     from expresser.embed import embed
 
     _check_name(out)
-    adata = _read(input)
-    with progress_bar("embed") as report:
-        embed(adata, load(model), layer=layer, contextual=contextual, max_tokens=max_tokens, progress=report)
+    adata, checkpoint = _read(input), load(model)
+    with progress_bar("embed") as report, _naming(input):
+        embed(adata, checkpoint, layer=layer, contextual=contextual, max_tokens=max_tokens, progress=report)
     _write(adata, out)
     print(f"{adata.n_obs:,} cells x {adata.obsm['X_expresser'].shape[1]} dimensions in {out}: obsm['X_expresser']")
 
@@ -261,11 +270,11 @@ def impute_command(
     from expresser.impute import impute
 
     _check_name(out)
-    adata = _read(input)
-    with progress_bar("impute") as report:
+    adata, checkpoint = _read(input), load(model)
+    with progress_bar("impute") as report, _naming(input):
         impute(
             adata,
-            load(model),
+            checkpoint,
             genes=genes or None,
             layer=layer,
             overwrite_measured=overwrite_measured,

@@ -1,6 +1,7 @@
 """``expresser pretrain RECIPE``."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ class _Arguments:
 
 def _run(argv: Sequence[str]) -> None:
     defaults = {
-        name: (f"{(function.__doc__ or '').splitlines()[0]}", _Arguments(corpus=tyro.MISSING, recipe=function()))
+        name: (_help(function), _Arguments(corpus=tyro.MISSING, recipe=function()))
         for name, function in RECIPES.items()
     }
     given: _Arguments = tyro.extras.overridable_config_cli(
@@ -49,6 +50,12 @@ def _run(argv: Sequence[str]) -> None:
         f"r {valid['pearson']:.4f} ({additive['pearson']:.4f})\n"
         f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}"
     )
+
+
+def _help(recipe: Callable[[], Recipe]) -> str:
+    """First and last line of a recipe's docstring: what it is and how it is called."""
+    lines = inspect.cleandoc(recipe.__doc__ or "").splitlines()
+    return f"{lines[0]}\n\nExample: {lines[-1]}"
 
 
 def _check(given: _Arguments) -> None:

@@ -270,7 +270,7 @@ def test_raw_counts_of_more_genes_than_x_are_imputed_into_the_columns_of_x(model
     small.X = np.log1p(small.X.toarray()) - 0.5
     small.raw = full
     impute(small, model, layer="raw")
-    impute(full, model)
+    impute(full, model, genes=list(some))
     expected = pd.DataFrame(full.layers["expresser"], columns=full.var_names)[some].to_numpy()
     np.testing.assert_array_equal(small.layers["expresser"], expected)
     embed(small, model, layer="raw")
@@ -290,7 +290,7 @@ def test_counts_in_a_layer_are_found(model, data):
 @pytest.mark.parametrize("function", [embed, impute])
 def test_what_is_no_count_is_refused_before_anything_is_written(model, data, function):
     data.X = np.log1p(1e4 * data.X.toarray() / data.X.toarray().sum(1, keepdims=True))
-    with pytest.raises(InputError, match="raw counts|not a whole number|integer"):
+    with pytest.raises(InputError, match="raw counts"):
         function(data, model)
     mouse = data.copy()
     mouse.X = np.ones(data.shape, np.float32)

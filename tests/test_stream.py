@@ -219,6 +219,6 @@ def test_nothing_cut_is_nothing():
     assert cut(none, none, none, 10) == []
 
 
-def test_the_corpus_of_these_tests_x:
+def test_the_corpus_of_these_tests_has_cells_on_both_sides_of_the_limit(corpus):
     assert corpus.lengths.min() < 20
     assert corpus.lengths.max() > 30
