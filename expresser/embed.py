@@ -40,7 +40,7 @@ def embed(
     ----------
     contextual
         Symbols or Ensembl ids whose contextual embeddings ``T'`` are wanted too: ``obsm["X_expresser_SYMBOL"]``, NaN in cells that
-        do not express the gene.
+        do not express the gene, or that have more than ``max_genes`` genes and do not show this one.
     copy
         Return a changed copy instead of changing ``adata``.
     """

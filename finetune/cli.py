@@ -1,5 +1,6 @@
 """``expresser finetune TASK``."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +74,10 @@ def _table(metrics: dict[str, Any]) -> str:
     lines = [f"{'':<{width}}  " + "  ".join(f"{name:>12}" for name in columns)]
     for method, scores in metrics["methods"].items():
         cells = [scores.get(name) for name in columns]
-        lines.append(f"{method:<{width}}  " + "  ".join(f"{'—' if v is None or v != v else f'{v:.4f}':>12}" for v in cells))
+        lines.append(
+            f"{method:<{width}}  "
+            + "  ".join(f"{'—' if v is None or math.isnan(v) else f'{v:.4f}':>12}" for v in cells)
+        )
     lines += [f"{method:<{width}}  {reason}" for method, reason in metrics["skipped"].items()]
     return "\n".join(lines)
 

@@ -411,6 +411,8 @@ def _claim(out: Path, record: dict[str, Any], *, resume: bool) -> None:
                 f"{out}: this run began on corpus {before['corpus_id'][:12]}…, not on {record['corpus_id'][:12]}…. "
                 "Resume with that corpus, or choose another --out."
             )
+        for part in (out / "checkpoints").glob(".step-*.part"):  # left by a run that was killed while it saved
+            shutil.rmtree(part)
         changed = _differences(before["config"], record["config"])
         if changed:
             raise InputError(
