@@ -2,11 +2,11 @@
 
     python scripts/bench_naive.py --corpus corpus --minutes 4 --seeds 0 1 --out runs/naive
 
-Same data and size, alternating. The reference pads each cell to 1,100 genes, runs `nn.TransformerEncoder` in float32 and asks
-one random mask a cell, at the paper's learning rate and at the default's. `same_model` has its head and random start but shows packed subsets of
-512 genes, asks every gene, and runs bf16; `small` is the recipe as it is. All are validated on the same masks of the same held-out
-cells. One JSON line a pair: minutes each took to the reference's best loss (null: below it before the first step), their ratio,
-and cells/s and targets/s.
+Same data and size, alternating. The reference pads each cell to 1,100 genes, runs `nn.TransformerEncoder` in float32 and
+asks one random mask a cell, at the paper's learning rate and at the default's. `same_model` has its head and random start but
+shows packed subsets of 512 genes, asks every gene, and runs bf16; `small` is the recipe as it is. All are validated on the same
+masks of the same held-out cells. One JSON line a pair: minutes each took to the reference's best loss (null: below it before the
+first step), their ratio, and cells/s and targets/s.
 """
 
 import argparse
