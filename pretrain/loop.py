@@ -1,8 +1,6 @@
 """The loop: read, mask, predict, step, log, evaluate, save."""
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +17,17 @@ from accelerate.utils import ProjectConfiguration
 from expresser import checkpoint
 from expresser.corpus.store import Corpus
 from expresser.corpus.stream import Stream
-from expresser.errors import InputError
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
 from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
-from expresser.record import provenance, write_metrics
 from pretrain.config import Recipe
-from pretrain.data import Split, split, starting_factors, starting_levels, to_cells
+from pretrain.data import split, starting_factors, starting_levels, to_cells
 from pretrain.evaluate import Held, evaluate, network, scores
 from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error, targets
 from pretrain.optim import adamw, learning_rate
 from pretrain.progress import Progress
-from pretrain.state import load_state, save_state
+from pretrain.run import Log, Run, claim, describe, flat
+from pretrain.state import load_state
 
 
 def build_model(recipe: Recipe, vocab_size: int) -> ExpresserPreTrainedModel:
@@ -126,11 +123,11 @@ def pretrain(
         world=accelerator.num_processes,
     )
     # Whatever is wrong with the recipe or the corpus has been said by now: the folder is claimed by runs that can begin.
-    record = _record(recipe, corpus)
+    run_record = describe(recipe, corpus)
     if accelerator.is_main_process:
-        _claim(out, record, resume=resume)
+        claim(out, run_record, resume=resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe=recipe, out=out, corpus=corpus, parts=parts, plan=plan, record=record)
+    run = Run(recipe=recipe, out=out, corpus=corpus, record=run_record)
     start = run.newest() if resume else None
     if start is None and recipe.gene_tokens == "factors":
         factors = starting_factors(corpus, parts.train, recipe.model.d_model, recipe.seed, recipe.model.target_sum)
@@ -241,7 +238,7 @@ def pretrain(
                     "seconds": seconds,
                 } | entry
                 log.write(entry)
-                accelerator.log({k: v for k, v in _flat(entry).items() if v is not None}, step=step)
+                accelerator.log({k: v for k, v in flat(entry).items() if v is not None}, step=step)
             progress.advance(step, entry)
             if stop_after is not None and step - first_step >= stop_after:
                 accelerator.end_training()
@@ -257,89 +254,6 @@ def pretrain(
     accelerator.wait_for_everyone()
     accelerator.end_training()  # takes the process group down: nothing can be waited for after it
     return metrics
-
-
-@dataclass(frozen=True)
-class Run:
-    """The folder of a run."""
-
-    recipe: Recipe
-    out: Path
-    corpus: Corpus
-    parts: Split
-    plan: Plan
-    record: dict[str, Any]
-
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        found = checkpoint.list_checkpoints(self.out)
-        return found[-1] if found else None
-
-    def save(self, model: ExpresserPreTrainedModel, optimizer: Any, counters: dict[str, Any], log: "Log") -> None:
-        """Write a checkpoint and drop those older than the ones to keep."""
-        inner = getattr(optimizer, "optimizer", optimizer)
-        checkpoint.save(
-            self.out / "checkpoints" / f"step-{counters['step']:08d}",
-            model,
-            self.corpus.vocab,
-            self.record | counters | {"valid": log.last("valid")},
-            extra=lambda folder: save_state(folder, model, inner, counters),
-        )
-        for old in checkpoint.list_checkpoints(self.out)[: -self.recipe.keep_last]:  # keep_last is 1 or more
-            shutil.rmtree(old)
-
-    def finish(self, model: ExpresserPreTrainedModel, metrics: dict[str, Any]) -> None:
-        """Write the final model, the metrics and the report."""
-        from expresser.pages import pretraining_page  # drawing is needed once, at the end
-
-        facts = {"valid": metrics["valid"], "step": metrics["step"], "cells_seen": metrics["cells_seen"]}
-        checkpoint.save(self.out / "model", model, self.corpus.vocab, self.record | facts)
-        write_metrics(self.out / "metrics.json", metrics)
-        pretraining_page(self.out)
-
-
-class Log:
-    """``log.jsonl``: one JSON object a line; on resume, lines after the checkpoint are cut off."""
-
-    def __init__(self, path: Path, *, keep_until: int, active: bool) -> None:
-        self.path, self.active = path, active
-        self.entries: list[dict[str, Any]] = []
-        if keep_until and path.exists():
-            # A line without its newline was cut short by what killed the run.
-            lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            self.entries = [line for line in lines if line["cells_seen"] <= keep_until]
-        if active:
-            part = path.with_suffix(".part")
-            part.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
-            os.replace(part, path)
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """Append a line."""
-        self.entries.append(entry)
-        if self.active:
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-
-    def last(self, key: str) -> dict[str, float]:
-        """The newest entry that has this key, or nothing."""
-        return next((entry[key] for entry in reversed(self.entries) if key in entry), {})
-
-    def metrics(self) -> dict[str, Any]:
-        """What the run came to."""
-        newest = self.entries[-1]
-        rates = [entry["cells_per_s"] for entry in self.entries if "cells_per_s" in entry]
-        per_target = [entry["targets_per_s"] for entry in self.entries if "targets_per_s" in entry]
-        return {
-            "step": newest["step"],
-            "cells_seen": newest["cells_seen"],
-            "seconds": newest["seconds"],
-            "loss": newest["loss"],
-            "valid": newest["valid"],
-            "additive": newest["additive"],
-            "start": self.entries[0]["valid"],
-            "cells_per_s": float(np.median(rates)),
-            "targets_per_s": float(np.median(per_target)),
-        }
 
 
 class _Since:
@@ -383,66 +297,6 @@ def _dropout_key(recipe: Recipe, step: int, micro: int, accelerator: Accelerator
         if devices:
             torch.cuda.manual_seed(seed)
         yield
-
-
-def _record(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
-    return {
-        "recipe": recipe.name,
-        "config": asdict(recipe),
-        "seed": recipe.seed,
-        "corpus_id": corpus.corpus_id,
-        "cells": corpus.n_cells,
-        "genes": len(corpus.vocab),
-        "genes_sha256": corpus.vocab.sha256,
-        "sources": [source["name"] for source in corpus.manifest["sources"]],
-        "provenance": provenance(seed=recipe.seed),
-    }
-
-
-def _claim(out: Path, record: dict[str, Any], *, resume: bool) -> None:
-    """Make ``out`` this run's, or say why it cannot be."""
-    path = out / "run.json"
-    if path.is_file():
-        before = json.loads(path.read_text())
-        if not resume:
-            raise InputError(f"{out}: holds a run already. Add --resume to go on with it, or choose another --out.")
-        if before["corpus_id"] != record["corpus_id"]:
-            raise InputError(
-                f"{out}: this run began on corpus {before['corpus_id'][:12]}…, not on {record['corpus_id'][:12]}…. "
-                "Resume with that corpus, or choose another --out."
-            )
-        for part in (out / "checkpoints").glob(".step-*.part"):  # left by a run that was killed while it saved
-            shutil.rmtree(part)
-        changed = _differences(before["config"], record["config"])
-        if changed:
-            raise InputError(
-                f"{out}: this run began with another configuration ({'; '.join(changed[:5])}). "
-                "Resume with the same options, or choose another --out."
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not a pretraining run. Choose a new folder for --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_metrics(path, record)
-
-
-_MAY_CHANGE = {"log_every", "eval_every", "save_every", "keep_last", "tracker", "data.max_tokens", "data.valid_cells"}
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = _flat(before), _flat(now)
-    return [
-        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if name not in _MAY_CHANGE and old.get(name) != new.get(name)
-    ]
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _not_finite(loss: float, step: int, what: Any, corpus: Corpus) -> str:
