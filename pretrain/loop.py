@@ -77,7 +77,8 @@ def pretrain(
     Parameters
     ----------
     resume
-        Go on from the newest checkpoint in ``out``. The losses are those of an uninterrupted run.
+        Go on from the newest checkpoint in ``out``. The losses are those of an uninterrupted run, to the last bit where the number of
+        threads and processes is the same.
     stop_after
         Leave after this many steps of the run as if it had been killed (nothing is saved); the schedule stays the whole run's.
 
