@@ -11,7 +11,7 @@ from scipy import sparse
 
 from expresser.checkpoint import Checkpoint
 from expresser.errors import InputError
-from expresser.impute import Progress, aligned_chunks
+from expresser.impute import Progress, aligned_chunks, trace
 from expresser.model.cells import Cells, all_folds
 
 _FOLDS = 4
@@ -65,8 +65,7 @@ def embed(
     adata.obsm[key_added] = out
     for token, values in genes.items():
         adata.obsm[f"{key_added}_{vocab.symbols[token]}"] = values
-    trace = {"model": checkpoint.source, "corpus_id": str(checkpoint.run.get("corpus_id", "")), "dimensions": d}
-    adata.uns["expresser"] = {**adata.uns.get("expresser", {}), "embed": trace}
+    adata.uns["expresser"] = {**adata.uns.get("expresser", {}), "embed": trace(checkpoint, dimensions=d)}
     return adata if copy else None
 
 

@@ -249,7 +249,7 @@ def impute(
         if progress is not None:
             progress(first + counts.shape[0], adata.n_obs)
     adata.layers[key_added] = filled
-    adata.uns["expresser"] = {**adata.uns.get("expresser", {}), "impute": _trace(checkpoint, n_genes=int(columns.size))}
+    adata.uns["expresser"] = {**adata.uns.get("expresser", {}), "impute": trace(checkpoint, n_genes=int(columns.size))}
     return adata if copy else None
 
 
@@ -295,6 +295,6 @@ def _asked(
     return found
 
 
-def _trace(checkpoint: Checkpoint, **more: object) -> dict[str, object]:
+def trace(checkpoint: Checkpoint, **more: object) -> dict[str, object]:
     """Provenance for ``uns``: which model made a result."""
     return {"model": checkpoint.source, "corpus_id": str(checkpoint.run.get("corpus_id", "")), **more}

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, UInt64
+from jaxtyping import Bool, Float64, Int
 from scipy import sparse
 from scipy.stats import binom
 
+from expresser.corpus.shuffle import splitmix64
 from expresser.errors import InputError
 from finetune.completion import TARGET_SUM, cells_of, totals
 
@@ -105,7 +106,9 @@ def choose_rows(n: int, at_most: int | None, seed: int = 0) -> Int[np.ndarray, "
     """At most `at_most` of n rows, rising, at random by `seed`; a larger choice contains a smaller one."""
     if at_most is None or at_most >= n:
         return np.arange(n)
-    key = _mix(_mix(np.array([seed], np.uint64)) + np.uint64(_CHOOSE) + _mix(np.arange(n).astype(np.uint64)))
+    key = splitmix64(
+        splitmix64(np.array([seed], np.uint64)) + np.uint64(_CHOOSE) + splitmix64(np.arange(n).astype(np.uint64))
+    )
     return np.sort(np.argsort(key, kind="stable")[:at_most])
 
 
@@ -127,15 +130,7 @@ def _uniform(
 ) -> Float64[np.ndarray, " entries"]:
     """A number in [0, 1) for each entry that depends on (seed, purpose, row, gene) alone."""
     names = np.arange(counts.shape[0]) if rows is None else rows
-    start = _mix(np.array([seed], np.uint64)) + np.uint64(purpose)
-    cell = _mix(_mix(start) + names.astype(np.uint64))
-    key = _mix(np.repeat(cell, np.diff(counts.indptr)) + counts.indices.astype(np.uint64))
+    start = splitmix64(np.array([seed], np.uint64)) + np.uint64(purpose)
+    cell = splitmix64(splitmix64(start) + names.astype(np.uint64))
+    key = splitmix64(np.repeat(cell, np.diff(counts.indptr)) + counts.indices.astype(np.uint64))
     return (key >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """SplitMix64's output function (Steele, Lea & Flood, OOPSLA 2014); unsigned arrays wrap."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

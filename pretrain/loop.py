@@ -128,6 +128,8 @@ def pretrain(
     if accelerator.is_main_process:
         claim(out, run_record, resume=resume)
     accelerator.wait_for_everyone()
+    if resume and (out / "metrics.json").is_file():
+        return json.loads((out / "metrics.json").read_text())  # finished before: nothing is left to do
     run = Run(recipe=recipe, out=out, corpus=corpus, record=run_record)
     start = run.newest() if resume else None
     if start is None and recipe.gene_tokens == "factors":
@@ -137,8 +139,6 @@ def pretrain(
         model.load_state_dict(checkpoint.load(start).model.state_dict())
     optimizer = adamw(model, recipe.optim)
     counters = {"cells_seen": 0, "seconds": 0.0} if start is None else load_state(start, model, optimizer)
-    if resume and (out / "metrics.json").is_file():
-        return json.loads((out / "metrics.json").read_text())  # finished before: nothing is left to do
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     if recipe.tracker != "none":
@@ -188,7 +188,7 @@ def pretrain(
             rate = learning_rate(recipe.optim, done)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            # None where every cell of the step shows a single gene: the loss is then 0, not 0 / 0.
+            # No target where every cell of the step shows a single gene: the loss is then 0, not 0 / 0.
             n_targets = max(1, objective.n_targets(torch.from_numpy(what.lengths)))
             loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
             for number, batch in enumerate(counts):
