@@ -66,10 +66,10 @@ def save(
     return folder
 
 
-def locate(model: str | Path) -> Path:
+def locate(model: str | Path, files: tuple[str, ...] = FILES) -> Path:
     """The folder of a model: a checkpoint, the folder of a run (its final model, else its newest checkpoint), or a hub id.
 
-    A hub id is ``org/name`` or ``org/name@revision``; only the files of a checkpoint are downloaded.
+    A hub id is ``org/name`` or ``org/name@revision``; only `files` are downloaded, and all but the last (the card) are needed.
 
     Raises
     ------
@@ -89,15 +89,15 @@ def locate(model: str | Path) -> Path:
     else:
         name, _, revision = str(model).partition("@")
         try:
-            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise InputError(
                 f"{model}: no such folder here, and the hub did not give it ({type(error).__name__}: {error})."
             ) from error
-    missing = [name for name in FILES[:4] if not (folder / name).is_file()]
+    missing = [name for name in files[:-1] if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"{folder}: not a model folder: {', '.join(missing)} missing. A model folder holds {', '.join(FILES)}."
+            f"{folder}: not a model folder: {', '.join(missing)} missing. A model folder holds {', '.join(files)}."
         )
     return folder
 

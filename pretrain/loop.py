@@ -19,6 +19,7 @@ from expresser.corpus.store import Corpus
 from expresser.corpus.stream import Stream
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
 from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
+from expresser.run_folder import Log, claim, flat
 from pretrain.config import Recipe
 from pretrain.data import split, starting_factors, starting_levels, to_cells
 from pretrain.evaluate import Held, evaluate, network, scores
@@ -26,7 +27,7 @@ from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error, targets
 from pretrain.optim import adamw, learning_rate
 from pretrain.progress import Progress
-from pretrain.run import Log, Run, claim, describe, flat
+from pretrain.run import MAY_CHANGE, Run, describe, summary
 from pretrain.state import load_state
 
 
@@ -126,7 +127,7 @@ def pretrain(
     # Whatever is wrong with the recipe or the corpus has been said by now: the folder is claimed by runs that can begin.
     run_record = describe(recipe, corpus)
     if accelerator.is_main_process:
-        claim(out, run_record, resume=resume)
+        claim(out, run_record, resume=resume, what="a pretraining run", data="corpus_id", may_change=MAY_CHANGE)
     accelerator.wait_for_everyone()
     if resume and (out / "metrics.json").is_file():
         return json.loads((out / "metrics.json").read_text())  # finished before: nothing is left to do
@@ -169,7 +170,12 @@ def pretrain(
         found = {"valid": scores(both[0])}
         return found | {"additive": scores(both[1])} if with_additive else found
 
-    log = Log(out / "log.jsonl", keep_until=int(counters["cells_seen"]), active=accelerator.is_main_process)
+    log = Log(
+        out / "log.jsonl",
+        position="cells_seen",
+        keep_until=int(counters["cells_seen"]),
+        active=accelerator.is_main_process,
+    )
     cells_seen, seconds = int(counters["cells_seen"]), float(counters["seconds"])
     step = first_step = cells_seen // plan.global_batch
     since_log = _Since()
@@ -249,7 +255,7 @@ def pretrain(
             began = time.perf_counter()
             if last:
                 break
-    metrics = log.metrics()
+    metrics = summary(log)
     if accelerator.is_main_process:
         run.finish(network(model), metrics)
     accelerator.wait_for_everyone()

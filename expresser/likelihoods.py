@@ -1,0 +1,52 @@
+"""Log-probabilities of counts and of open chromatin, one value an entry, in nats and in float32."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def nb_log_prob(
+    x: Float[Tensor, "*shape"], *, mean: Float[Tensor, "*shape"], dispersion: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    r"""Log-probability of counts under the negative binomial of this mean and inverse dispersion.
+
+    .. math::
+        \ln P(x) = \ln\Gamma(x + \theta) - \ln\Gamma(\theta) - \ln x! - (\theta + x) \ln(1 + \mu / \theta)
+                   + x \ln(\mu / \theta)
+
+    with :math:`\mu` = `mean` > 0 and :math:`\theta` = `dispersion` > 0; the variance is :math:`\mu + \mu^2 / \theta`.
+    x may be fractional (size-normalised counts): the expression is then a loss, not a probability.
+    """
+    x, mean, dispersion = x.float(), mean.float(), dispersion.float()
+    ratio = mean / dispersion
+    return (
+        torch.lgamma(x + dispersion)
+        - torch.lgamma(dispersion)
+        - torch.lgamma(x + 1)
+        - (dispersion + x) * torch.log1p(ratio)
+        + torch.xlogy(x, ratio)
+    )
+
+
+def bernoulli_log_prob(x: Float[Tensor, "*shape"], *, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Log-probability of 0/1 values whose log-odds of being 1 are `logits`; finite however large those are."""
+    return logsigmoid(torch.where(x > 0, logits, -logits).float())
+
+
+def focal_loss(
+    x: Float[Tensor, "*shape"],
+    *,
+    logits: Float[Tensor, "*shape"],
+    gamma: float,
+    positive_weight: float,
+    negative_weight: float,
+) -> Float[Tensor, "*shape"]:
+    r"""Focal loss of 0/1 values: :math:`-w (1 - p_t)^\gamma \ln p_t`, with :math:`p_t` the probability given to the value.
+
+    Entries that are already right weigh little, so the minimiser is *not* the true probability: calibrate before reading it as one.
+    gamma = 0 and weights of 1 give minus `bernoulli_log_prob`. Lin et al., ICCV 2017.
+    """
+    log_right = bernoulli_log_prob(x, logits=logits)
+    weight = torch.where(x > 0, positive_weight, negative_weight)
+    return -weight * (-torch.expm1(log_right)).clamp_min(0) ** gamma * log_right

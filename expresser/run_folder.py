@@ -1,0 +1,108 @@
+"""The folder of a run: whose it is, and its log."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expresser.errors import InputError
+from expresser.record import write_metrics
+
+
+class Log:
+    """``log.jsonl``: one JSON object a line; on resume, lines after the saved state are cut off.
+
+    position: the field that says how far a line is, e.g. "cells_seen"; keep_until: the saved state's.
+    """
+
+    def __init__(self, path: Path, *, position: str, keep_until: int, active: bool) -> None:
+        self.path, self.active = path, active
+        self.entries: list[dict[str, Any]] = []
+        if keep_until and path.exists():
+            # A line without its newline was cut short by what killed the run.
+            lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            self.entries = [line for line in lines if line[position] <= keep_until]
+        if active:
+            part = path.with_suffix(".part")
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
+            os.replace(part, path)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append a line."""
+        self.entries.append(entry)
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def last(self, key: str) -> dict[str, float]:
+        """The newest entry that has this key, or nothing."""
+        return next((entry[key] for entry in reversed(self.entries) if key in entry), {})
+
+
+def claim(
+    out: Path,
+    record: Mapping[str, Any],
+    *,
+    resume: bool,
+    what: str,
+    data: str,
+    may_change: frozenset[str] = frozenset(),
+) -> None:
+    """Make ``out`` the folder of the run that `record` describes (its ``run.json``), or say why it cannot be.
+
+    Parameters
+    ----------
+    what
+        What kind of run, for messages: "a pretraining run".
+    data
+        The field of the record that identifies the data: a resumed run must have the same.
+    may_change
+        Options under ``record["config"]``, dotted, that a resumed run may set anew.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another run, or this one and `resume` was not asked for, or something else.
+    """
+    path = out / "run.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if not resume:
+            raise InputError(f"{out}: holds a run already. Add --resume to go on with it, or choose another --out.")
+        if before.get(data) != record[data]:
+            raise InputError(
+                f"{out}: this run began on {data} {str(before.get(data))[:12]}…, not on {str(record[data])[:12]}…. "
+                "Resume with the same data, or choose another --out."
+            )
+        for part in (out / "checkpoints").glob(".step-*.part"):  # left by a run that was killed while it saved
+            shutil.rmtree(part)
+        if changed := _differences(before["config"], record["config"], may_change):
+            raise InputError(
+                f"{out}: this run began with another configuration ({'; '.join(changed[:5])}). "
+                "Resume with the same options, or choose another --out."
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not {what}. Choose a new folder for --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(path, record)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], may_change: frozenset[str]) -> list[str]:
+    # As JSON gives them back: tuples are lists there.
+    old, new = flat(before), flat(json.loads(json.dumps(now)))
+    return [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in may_change and old.get(name) != new.get(name)
+    ]
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
