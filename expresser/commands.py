@@ -34,17 +34,20 @@ def _single(command: Callable[[], Command], function: Callable[..., None]) -> Ca
 
 
 @contextmanager
-def progress_bar(label: str):  # type: ignore[no-untyped-def]
-    """A bar on stderr driven by ``report(done, total)``; silent where stderr is no terminal."""
+def progress_bar(label: str, *, active: bool = True):  # type: ignore[no-untyped-def]
+    """A bar on stderr driven by ``report(done, total, what)``; silent where stderr is no terminal.
+
+    total None: not known, something moves; what: added to the label.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(console=console, disable=not (active and console.is_terminal), transient=True) as bar:
         task = bar.add_task(label, total=None)
 
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def report(done: int, total: int | None, what: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=f"{label}: {what}" if what else label)
 
         yield report
 
@@ -285,48 +288,7 @@ def impute_command(
     print(f"{adata.n_obs:,} cells in {out}: layers['expresser'], log1p(1e4 * count / total), NaN where not asked")
 
 
-# --- simulator -----------------------------------------------------------------------------------------------------------------
-
-
-def simulate_rna_command(
-    *,
-    out: Path,
-    cells: int = 2000,
-    genes: int = 4000,
-    types: int = 8,
-    modules: int = 20,
-    batches: int = 2,
-    median_depth: float = 2200.0,
-    seed: int = 0,
-) -> None:
-    """Simulate scRNA-seq with known cell types, gene modules, batches and depth.
-
-    Example: expresser simulate rna --cells 5000 --out simulated
-
-    Args:
-        out: Folder for rna.h5ad (counts, and the truth in obs, var, obsm and varm).
-        cells: Number of cells.
-        genes: Number of genes.
-        types: Number of cell types.
-        modules: Number of gene modules.
-        batches: Number of batches.
-        median_depth: Median counts a cell.
-        seed: One seed, one data set.
-    """
-    from expresser.simulate import simulate_rna
-
-    adata = simulate_rna(
-        n_cells=cells,
-        n_genes=genes,
-        n_types=types,
-        n_modules=modules,
-        n_batches=batches,
-        median_depth=median_depth,
-        seed=seed,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(adata, out / "rna.h5ad")
-    print(f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out / 'rna.h5ad'}")
+# --- demo ----------------------------------------------------------------------------------------------------------------------
 
 
 def demo_command(*, out: Path = Path("demo"), seed: int = 0) -> None:
@@ -364,12 +326,6 @@ IMPUTE: Command = Command(
     summary="Predict the zeros of chosen genes with a pretrained model.",
     example="expresser impute runs/small cells.h5ad --genes CD3D MS4A1 --out imputed.h5ad",
     run=_single(lambda: IMPUTE, impute_command),
-)
-SIMULATE: Command = Command(
-    name="simulate",
-    summary="Simulate data whose truth is known.",
-    example="expresser simulate rna --cells 5000 --out simulated",
-    run=_group(lambda: SIMULATE, {"rna": simulate_rna_command}),
 )
 DEMO: Command = Command(
     name="demo",

@@ -49,4 +49,5 @@ def focal_loss(
     """
     log_right = bernoulli_log_prob(x, logits=logits)
     weight = torch.where(x > 0, positive_weight, negative_weight)
-    return -weight * (-torch.expm1(log_right)).clamp_min(0) ** gamma * log_right
+    # Not 0, whose power has no finite slope for gamma < 1.
+    return -weight * (-torch.expm1(log_right)).clamp_min(1e-30) ** gamma * log_right

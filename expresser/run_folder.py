@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def claim(
     resume: bool,
     what: str,
     data: str,
+    also: Sequence[str] = (),
     may_change: frozenset[str] = frozenset(),
 ) -> None:
     """Make ``out`` the folder of the run that `record` describes (its ``run.json``), or say why it cannot be.
@@ -58,6 +59,8 @@ def claim(
         What kind of run, for messages: "a pretraining run".
     data
         The field of the record that identifies the data: a resumed run must have the same.
+    also
+        Further fields of the record that a resumed run must have as they were, beside ``config``.
     may_change
         Options under ``record["config"]``, dotted, that a resumed run may set anew.
 
@@ -78,7 +81,8 @@ def claim(
             )
         for part in (out / "checkpoints").glob(".step-*.part"):  # left by a run that was killed while it saved
             shutil.rmtree(part)
-        if changed := _differences(before["config"], record["config"], may_change):
+        old, new = ({name: part.get(name) for name in also} | dict(part["config"]) for part in (before, record))
+        if changed := _differences(old, new, may_change):
             raise InputError(
                 f"{out}: this run began with another configuration ({'; '.join(changed[:5])}). "
                 "Resume with the same options, or choose another --out."

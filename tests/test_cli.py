@@ -17,13 +17,14 @@ from expresser.cli import commands, main
 from expresser.corpus.build import build_corpus
 from expresser.genes import GeneVocab
 
-NAMES = ["corpus", "demo", "embed", "finetune", "genes", "impute", "pretrain", "simulate"]
+NAMES = ["corpus", "demo", "embed", "finetune", "genes", "impute", "pretrain", "simulate", "translate"]
 # Sub-commands by command; none where a command has a single form.
 VERBS = {
     "corpus": ["build", "info", "verify"],
     "genes": ["build", "export"],
-    "simulate": ["rna"],
+    "simulate": ["cite", "multiome", "rna"],
     "finetune": ["imputation"],
+    "translate": ["list", "fit", "predict", "embed", "evaluate", "openproblems"],
     "pretrain": ["demo", "small", "full", "paper", "paper_naive"],
 }
 EVERY = [(name,) for name in NAMES] + [(name, verb) for name, verbs in VERBS.items() for verb in verbs]

@@ -10,7 +10,8 @@ from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
 from expresser.errors import InputError
-from expresser.simulate import CELLS_PER_BLOCK, _draw_counts, simulate_rna
+from expresser.simulate import CELLS_PER_BLOCK, simulate_rna
+from expresser.simulate.draws import draw_counts
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_keeping_the_expected_layer_changes_nothing_else(sample: AnnData) -> Non
 @pytest.mark.parametrize(("mean", "phi"), [(0.02, 0.5), (0.4, 2.0), (3.0, 0.3), (40.0, 0.1), (2.5, 0.0)])
 def test_counts_are_negative_binomial(mean: float, phi: float) -> None:
     n = 100_000
-    row, gene, counts = _draw_counts(
+    row, gene, counts = draw_counts(
         np.full((n, 1), mean, np.float32), np.full(1, phi, np.float32), np.random.default_rng(0)
     )
     assert (gene == 0).all()

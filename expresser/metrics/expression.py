@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64, Num
+from jaxtyping import Bool, Float, Float64, Int, Int64, Num
 
 from expresser.errors import InputError
 
 # A spread below this share of the largest value is rounding, not signal: a correlation with it would be noise.
 _CONSTANT = 1e-6
+_STRIP = 1 << 16  # entries of a block that are float64 at one time
 
 
 @dataclass
@@ -39,6 +40,18 @@ class _Groups:
             np.minimum.at(self.low[i], group, pair[i])
             np.maximum.at(self.high[i], group, pair[i])
 
+    def add_block(self, where: slice, pair: Float64[np.ndarray, "2 cells genes"], axis: int) -> None:
+        """Add all entries of a block whose axis 1 - `axis` is the groups of `where`."""
+        t, p = pair
+        error = p - t
+        self.n[where] += t.shape[axis]
+        for row, (a, b) in zip(self.sums[1:], ((error, error), (t, None), (p, None), (t, t), (p, p), (t, p))):
+            row[where] += a.sum(axis=axis) if b is None else np.einsum("cg,cg->" + "gc"[axis], a, b)
+        self.sums[0, where] += np.abs(error, out=error).sum(axis=axis)
+        for i in range(2):
+            np.minimum(self.low[i, where], pair[i].min(axis=axis), out=self.low[i, where])
+            np.maximum(self.high[i, where], pair[i].max(axis=axis), out=self.high[i, where])
+
     def merge(self, other: "_Groups") -> None:
         self.n += other.n
         self.sums += other.sums
@@ -54,14 +67,18 @@ class _Groups:
             high=self.high.max(axis=1, keepdims=True, initial=-np.inf),
         )
 
+    def varies(self) -> Bool[np.ndarray, "2 groups"]:
+        """Whether truth and prediction of each group have a spread beyond rounding."""
+        with np.errstate(invalid="ignore"):
+            return (self.high - self.low) > _CONSTANT * np.maximum(np.abs(self.high), np.abs(self.low))
+
     def pearson(self, min_obs: int) -> Float64[np.ndarray, " groups"]:
         """Pearson r of each group; NaN where it has fewer than `min_obs` entries or where one side is constant."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = (self.high - self.low) > _CONSTANT * np.maximum(np.abs(self.high), np.abs(self.low))
             _, _, t, p, tt, pp, tp = self.sums
             covariance = self.n * tp - t * p
             r = covariance / np.sqrt((self.n * tt - t * t) * (self.n * pp - p * p))
-        defined = (self.n >= max(min_obs, 2)) & spread.all(axis=0)
+        defined = (self.n >= max(min_obs, 2)) & self.varies().all(axis=0)
         return np.where(defined, np.clip(r, -1.0, 1.0), np.nan)
 
 
@@ -117,6 +134,43 @@ class ExpressionScores:
         self._gene.add(gene.astype(np.int64), pair)
         self._cell.add(cell.astype(np.int64), pair)
 
+    def update_block(
+        self,
+        *,
+        truth: Float[np.ndarray, "cells genes"],
+        prediction: Float[np.ndarray, "cells genes"],
+        first_cell: int = 0,
+        first_gene: int = 0,
+    ) -> None:
+        """Add every entry of a dense block, the genes from `first_gene` of the cells from `first_cell`.
+
+        The sums of `update`, taken along the block's axes and many times faster; no entry may be added twice.
+        """
+        cells, genes = truth.shape
+        for name, first, size, whole in (
+            ("cell", first_cell, cells, self.n_cells),
+            ("gene", first_gene, genes, self.n_genes),
+        ):
+            if first < 0 or first + size > whole:
+                raise InputError(
+                    f"scores: a block of {name}s {first} to {first + size - 1}, these scores were made for 0 to {whole - 1}. "
+                    f"Make ExpressionScores with the number of {name}s of the whole data."
+                )
+        for side, values in (("truth", truth), ("prediction", prediction)):
+            if not np.isfinite(values).all():
+                cell, gene = np.argwhere(~np.isfinite(values))[0]
+                raise InputError(
+                    f"scores: the {side} of cell {first_cell + cell}, gene {first_gene + gene} is {values[cell, gene]}, but "
+                    "scores need finite values. Find out what produced it: leaving such entries out would flatter the method."
+                )
+        if not truth.size:
+            return
+        rows = max(1, _STRIP // genes)
+        for row in range(0, cells, rows):
+            pair = np.stack([truth[row : row + rows], prediction[row : row + rows]]).astype(np.float64)
+            self._gene.add_block(slice(first_gene, first_gene + genes), pair, 0)
+            self._cell.add_block(slice(first_cell + row, first_cell + row + pair.shape[1]), pair, 1)
+
     def merge(self, other: "ExpressionScores") -> None:
         """Add what `other` has seen (another batch, another process): the same genes, cells and `min_obs`."""
         mine, its = (self.n_genes, self.n_cells, self.min_obs), (other.n_genes, other.n_cells, other.min_obs)
@@ -135,6 +189,10 @@ class ExpressionScores:
     def per_cell(self) -> Float64[np.ndarray, " cells"]:
         """Pearson r inside each cell, NaN where undefined."""
         return self._cell.pearson(self.min_obs)
+
+    def constant_genes(self) -> Bool[np.ndarray, "2 genes"]:
+        """Genes with entries whose truth (row 0) or prediction (row 1) is one value throughout, up to rounding."""
+        return ~self._gene.varies() & (self._gene.n > 0)
 
     def compute(self) -> dict[str, float | int]:
         """All scores by name; NaN where there is nothing to score.

@@ -22,23 +22,26 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float32, Float64, Int32, Int64
-from scipy import sparse, stats
+from scipy import sparse
 
 from expresser.errors import InputError
-
-# Cells are drawn in blocks of this fixed size, each from its own generator keyed by (seed, block): a cell does not
-# depend on how many follow it, and the dense work space of a block stays near 100 MB at 20,000 genes.
-CELLS_PER_BLOCK = 256
-
-# Minus the natural log of the share of all counts held by the gene of each rank: mean of the two PBMC samples up to
-# 13,700 genes, extrapolated beyond, so that a whole annotation can be simulated and its tail is practically never seen.
-_RANK = np.r_[1, 3, 10, 20, 30, 45, 60, 75, 90, 120, 160, 200, 300, 500]
-_RANK = np.r_[_RANK, 1000, 2000, 4000, 6000, 8000, 10_000, 12_000, 13_700, 40_000]
-_MINUS_LOG_SHARE = np.r_[3.75, 4.18, 4.65, 4.89, 5.14, 5.39, 5.57, 5.76, 6.06, 6.54, 7.05, 7.40, 7.94, 8.53]
-_MINUS_LOG_SHARE = np.r_[_MINUS_LOG_SHARE, 9.22, 9.92, 10.80, 11.48, 12.13, 12.91, 13.98, 14.78, 19.0]
-
-_DEPTH_BETWEEN_TYPES = 0.2  # share of the variance of log depth that lies between cell types (0.23 in labelled PBMC)
-_PURPOSES = ("abundance", "types", "modules", "donors", "dispersion", "cells")  # order is part of the seed: only append
+from expresser.simulate.draws import (
+    CELLS_PER_BLOCK,
+    MAX_GENES,
+    cells_table,
+    check_ranges,
+    draw_abundance,
+    draw_counts,
+    draw_depth,
+    draw_depth_shift,
+    draw_dispersion,
+    draw_donors,
+    draw_types,
+    gene_ids,
+    gene_symbols,
+    stream,
+    type_frequencies,
+)
 
 
 @dataclass(frozen=True)
@@ -139,16 +142,12 @@ def simulate_rna(
 def _check(args: Mapping[str, Any]) -> None:
     """Every number in its range, or an InputError that names it."""
     ranges = {
-        "n_cells": (1, 1e8), "n_genes": (2, _RANK[-1]), "n_types": (1, 1000), "n_modules": (0, 1000),
+        "n_cells": (1, 1e8), "n_genes": (2, MAX_GENES), "n_types": (1, 1000), "n_modules": (0, 1000),
         "n_batches": (1, 1000), "donors_per_batch": (1, 1000), "seed": (0, 2**63), "median_depth": (1, 1e7),
         "depth_sd": (0, 3), "depth_skew": (-0.65, 0.65), "module_share": (0, 1), "module_strength": (0, 3),
         "type_strength": (0, 3), "batch_sd": (0, 2), "donor_sd": (0, 2), "ambient": (0, 0.95), "dispersion": (0, 10),
     }  # fmt: skip
-    for name, (low, high) in ranges.items():
-        if not low <= args[name] <= high:  # NaN lands here too
-            raise InputError(
-                f"simulate_rna: {name} is {args[name]}; it must lie from {low:g} to {high:g}. Pass one that does."
-            )
+    check_ranges("simulate_rna", args, ranges)
     if args["n_modules"] and (size := _module_size(args)) < 2:
         raise InputError(
             f"simulate_rna: a module needs two genes or more; {args['n_genes']} genes x module_share "
@@ -161,26 +160,24 @@ def _module_size(args: Mapping[str, Any]) -> int:
     return int(args["n_genes"] * args["module_share"] / args["n_modules"])
 
 
-def _rng(args: Mapping[str, Any], purpose: str, *key: int) -> np.random.Generator:
-    """One stream a purpose: another number of types, say, leaves the genes' abundance as it was."""
-    return np.random.default_rng(np.random.SeedSequence(args["seed"], spawn_key=(_PURPOSES.index(purpose), *key)))
-
-
 def _draw_truth(args: Mapping[str, Any]) -> _Truth:
-    frequency = np.geomspace(1, 0.15, args["n_types"])
-    frequency /= frequency.sum()
-    share, damping = _abundance(args)
+    frequency = type_frequencies(args["n_types"])
+    share, damping = draw_abundance(stream(args, "abundance"), args["n_genes"])
     kinds, module, loading, activity_mean, activity_sd = _modules(args, damping)
-    type_effect, depth_shift = _types(args, damping, frequency)
+    rng = stream(args, "types")
+    type_effect = draw_types(rng, args["n_types"], args["n_genes"])
+    depth_shift = draw_depth_shift(rng, frequency, args["depth_sd"])
+    type_effect = args["type_strength"] * type_effect * damping
     # What types and programs do to a gene's mean over cells is divided out again, so that the rank-abundance curve
     # stays what it was; for a normal activity E exp(W a) = exp(W mean + W^2 sd^2 / 2).
     mean_shift = activity_mean @ loading.T + activity_sd**2 @ (loading**2).T / 2
     type_effect += np.log(share) - np.log(frequency @ np.exp(type_effect + mean_shift))
-    donor_effect, composition = _donors(args, frequency)
+    rng = stream(args, "donors")
+    donor_effect = draw_donors(rng, args, args["n_genes"])
+    composition = rng.dirichlet(50 * frequency, len(donor_effect))
     profile = np.exp(type_effect + mean_shift)
     soup = composition @ (profile / profile.sum(axis=1, keepdims=True)) * np.exp(donor_effect)
-    rng = _rng(args, "dispersion")
-    phi = args["dispersion"] * (0.03 + 0.3 / (1 + share / 4e-4)) * np.exp(rng.normal(0, 0.4, args["n_genes"]))
+    phi = draw_dispersion(stream(args, "dispersion"), share, args["dispersion"])
     return _Truth(
         kinds=kinds,
         module=module,
@@ -196,20 +193,6 @@ def _draw_truth(args: Mapping[str, Any]) -> _Truth:
     )
 
 
-def _abundance(args: Mapping[str, Any]) -> tuple[Float64[np.ndarray, " genes"], Float64[np.ndarray, " genes"]]:
-    """Shares of all counts in random gene order (sum 1), and how much of an effect a gene takes.
-
-    The more abundant the less: undamped, one type or program moves the ribosomal genes, half of all counts, and with
-    them every other gene.
-    """
-    rng = _rng(args, "abundance")
-    n_genes = args["n_genes"]
-    log_share = -np.interp(np.log(np.arange(1, n_genes + 1)), np.log(_RANK), _MINUS_LOG_SHARE)
-    share = np.exp(rng.permutation(log_share) + rng.normal(0, 0.1, n_genes))
-    damping = (1 + share / 4e-4) ** -0.3 * np.exp(rng.normal(0, 0.2, n_genes))
-    return share / share.sum(), damping
-
-
 def _modules(
     args: Mapping[str, Any], damping: Float64[np.ndarray, " genes"]
 ) -> tuple[
@@ -220,7 +203,7 @@ def _modules(
     Float64[np.ndarray, "types modules"],
 ]:
     """Kinds, members, loadings, and each type's mean and standard deviation of each program's activity."""
-    rng = _rng(args, "modules")
+    rng = stream(args, "modules")
     n_genes, n_types, n_modules = args["n_genes"], args["n_types"], args["n_modules"]
     module = np.full(n_genes, -1, np.int64)
     loading = np.zeros((n_genes, n_modules))
@@ -242,48 +225,22 @@ def _modules(
     return kinds, module, loading, mean, sd
 
 
-def _types(
-    args: Mapping[str, Any], damping: Float64[np.ndarray, " genes"], frequency: Float64[np.ndarray, " types"]
-) -> tuple[Float64[np.ndarray, "types genes"], Float64[np.ndarray, " types"]]:
-    """Log effect of each type on each gene, a tree of two levels plus markers, and the shift of its log depth."""
-    rng = _rng(args, "types")
-    n_genes, n_types = args["n_genes"], args["n_types"]
-    if n_types == 1:
-        return np.zeros((1, n_genes)), np.zeros(1)
-    lineage = np.arange(n_types) % int(np.ceil(np.sqrt(n_types)))
-    shape = (n_types, n_genes)
-    effect = rng.normal(0, 1, shape) * (rng.random(shape) < 0.25)
-    effect += rng.gamma(3, 0.75, shape) * (rng.random(shape) < 0.012)
-    effect = effect[lineage] + rng.normal(0, 0.5, shape) * (rng.random(shape) < 0.15)
-    effect += rng.gamma(3, 0.75, shape) * (rng.random(shape) < 0.008)
-    depth_shift = rng.normal(size=n_types)
-    depth_shift -= frequency @ depth_shift
-    depth_shift *= args["depth_sd"] * np.sqrt(_DEPTH_BETWEEN_TYPES / (frequency @ depth_shift**2))
-    return args["type_strength"] * effect * damping, depth_shift
-
-
-def _donors(
-    args: Mapping[str, Any], frequency: Float64[np.ndarray, " types"]
-) -> tuple[Float64[np.ndarray, "donors genes"], Float64[np.ndarray, "donors types"]]:
-    """Log effect of each donor (with that of its batch) on each gene, and its type frequencies (rows sum to 1)."""
-    rng = _rng(args, "donors")
-    n_donors = args["n_batches"] * args["donors_per_batch"]
-    batch = rng.normal(0, args["batch_sd"], (args["n_batches"], args["n_genes"])).repeat(
-        args["donors_per_batch"], axis=0
-    )
-    effect = batch + rng.normal(0, args["donor_sd"], (n_donors, args["n_genes"]))
-    return effect, rng.dirichlet(50 * frequency, n_donors)
-
-
 def _draw_block(
     args: Mapping[str, Any], truth: _Truth, block: int, rows: int
 ) -> tuple[_Block, Float32[np.ndarray, "cells genes"]]:
     """The first `rows` cells of a block, which is always drawn whole, and their expected proportions."""
-    rng = _rng(args, "cells", block)
+    rng = stream(args, "cells", block)
     size, n_types = CELLS_PER_BLOCK, args["n_types"]
     donor = rng.integers(len(truth.soup), size=size)
     cell_type = np.minimum((rng.random((size, 1)) > truth.composition[donor]).sum(axis=1), n_types - 1)
-    depth = _draw_depth(args, truth.depth_shift[cell_type], rng)
+    depth = draw_depth(
+        rng,
+        truth.depth_shift[cell_type],
+        median=args["median_depth"],
+        sd=args["depth_sd"],
+        skew=args["depth_skew"],
+        typed=n_types > 1,
+    )
     activity = truth.activity_mean[cell_type] + truth.activity_sd[cell_type] * rng.normal(
         size=(size, args["n_modules"])
     )
@@ -297,7 +254,7 @@ def _draw_block(
     if args["ambient"]:
         rate += np.float32(args["ambient"]) * truth.soup[donor]
     mean = rate * depth[:, None].astype(np.float32)
-    row, gene, counts = _draw_counts(mean, truth.phi, rng)
+    row, gene, counts = draw_counts(mean, truth.phi, rng)
     kept = np.searchsorted(row, rows)
     drawn = _Block(
         cell_type=cell_type[:rows],
@@ -311,45 +268,6 @@ def _draw_block(
     return drawn, rate[:rows]
 
 
-def _draw_depth(
-    args: Mapping[str, Any], shift: Float64[np.ndarray, " cells"], rng: np.random.Generator
-) -> Float64[np.ndarray, " cells"]:
-    """Expected total counts: log skew-normal around the shift of the cell's type.
-
-    The skew-normal is delta |z0| + sqrt(1 - delta^2) z1 (Azzalini 1985), delta solved from the skewness wanted, here
-    brought to standard deviation 1 and median 0.
-    """
-    within = 1 - _DEPTH_BETWEEN_TYPES if args["n_types"] > 1 else 1.0
-    third = (abs(args["depth_skew"]) * within**-1.5) ** (2 / 3)
-    delta = np.sign(args["depth_skew"]) * np.sqrt(np.pi / 2 * third / (third + (2 - np.pi / 2) ** (2 / 3)))
-    z = rng.normal(size=(2, len(shift)))
-    skewed = delta * np.abs(z[0]) + np.sqrt(1 - delta**2) * z[1]
-    median = stats.skewnorm.median(delta / np.sqrt(1 - delta**2))
-    unit = (skewed - median) / np.sqrt(1 - 2 / np.pi * delta**2)
-    return args["median_depth"] * np.exp(shift + args["depth_sd"] * np.sqrt(within) * unit)
-
-
-def _draw_counts(
-    mean: Float32[np.ndarray, "cells genes"], phi: Float32[np.ndarray, " genes"], rng: np.random.Generator
-) -> tuple[Int64[np.ndarray, " entries"], Int64[np.ndarray, " entries"], Float32[np.ndarray, " entries"]]:
-    r"""Exact negative binomial draws, of which only the non-zero ones (row, gene, count) are ever worked on.
-
-    A gamma-Poisson count is the number of events by time 1 of a Poisson process with a gamma rate of this mean and
-    shape 1/phi. Its first event comes at :math:`T = \mathrm{expm1}(\phi E) / (\phi \mu)`, E standard exponential; none
-    by 1 is a zero. Given T the rate is :math:`\Gamma(1/\phi + 1) / (1/(\phi\mu) + T)`, which gives the events left
-    after T. A gamma and a Poisson for every entry, nine in ten of them zero, take 2.7 times as long (256 x 10,000).
-    """
-    wait = rng.standard_exponential(mean.shape, dtype=np.float32)
-    row, gene = np.nonzero(wait < mean)  # necessary for T < 1, and sufficient when phi = 0
-    e, mu, over = (values.astype(np.float64) for values in (wait[row, gene], mean[row, gene], phi[gene]))
-    over = np.maximum(over, 1e-9)  # Poisson to nine digits
-    first = np.expm1(over * e) / (over * mu)
-    seen = first < 1
-    row, gene, mu, over, first = row[seen], gene[seen], mu[seen], over[seen], first[seen]
-    rate = rng.standard_gamma(1 / over + 1) / (1 / (over * mu) + first)
-    return row, gene, (1 + rng.poisson(rate * (1 - first))).astype(np.float32)
-
-
 def _assemble(
     args: Mapping[str, Any],
     truth: _Truth,
@@ -359,22 +277,17 @@ def _assemble(
     n_cells, n_genes = args["n_cells"], args["n_genes"]
     ends = np.concatenate([[0], np.concatenate([b.lengths for b in blocks]).cumsum()])
     genes, counts = np.concatenate([b.genes for b in blocks]), np.concatenate([b.counts for b in blocks])
-    donors = [f"donor{b}_{d}" for b in range(args["n_batches"]) for d in range(args["donors_per_batch"])]
-    donor = np.concatenate([b.donor for b in blocks])
-    obs = pd.DataFrame(
-        {
-            "cell_type": _labels(np.concatenate([b.cell_type for b in blocks]), "type", args["n_types"]),
-            "batch": _labels(donor // args["donors_per_batch"], "batch", args["n_batches"]),
-            "donor": pd.Categorical.from_codes(donor, categories=donors),
-            "depth": np.concatenate([b.depth for b in blocks]),
-        },
-        index=[f"cell{i:07d}" for i in range(n_cells)],
+    obs = cells_table(
+        args,
+        np.concatenate([b.cell_type for b in blocks]),
+        np.concatenate([b.donor for b in blocks]),
+        np.concatenate([b.depth for b in blocks]),
     )
     names = [f"module{k:02d}" for k in range(args["n_modules"])]
-    ids = [f"ENSG9{j:010d}" for j in range(1, n_genes + 1)]
+    ids = gene_ids(n_genes)
     var = pd.DataFrame(
         {
-            "symbol": [f"SIM{j:04d}" for j in range(1, n_genes + 1)],
+            "symbol": gene_symbols(n_genes),
             "gene_ids": ids,
             "module": pd.Categorical.from_codes(truth.module + 1, categories=["none", *names]),
             "mean": truth.share * args["median_depth"],
@@ -392,7 +305,3 @@ def _assemble(
     if expected is not None:
         adata.layers["expected"] = expected
     return adata
-
-
-def _labels(codes: Int64[np.ndarray, " cells"], name: str, n: int) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes, categories=[f"{name}{i}" for i in range(n)])

@@ -1,0 +1,105 @@
+"""Figures of classifiers and probabilities: ROC and precision-recall curves, and how often what was called likely is true."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Num
+from matplotlib.axes import Axes
+
+from expresser.errors import InputError
+from expresser.plots import _INK, COLOURS, DASHES, GREY, _legend, _need, _scales
+from expresser.readable import Number
+
+_REFERENCE: dict[str, Any] = {"color": _INK, "alpha": 0.55, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+
+
+def roc_axes(
+    ax: Axes, curves: Mapping[str, Num[np.ndarray, "2 points"]], *, references: frozenset[str] = frozenset()
+) -> Axes:
+    """True against false positive rate, one line per method, with the diagonal of chance.
+
+    curves: method -> rows false positive rate, true positive rate, from (0, 0) to (1, 1). references: methods in grey.
+    """
+    _rates(ax, curves, references, "ROC")
+    ax.plot([0, 1], [0, 1], **_REFERENCE)
+    ax.set(xlabel="false positive rate", ylabel="true positive rate")
+    return ax
+
+
+def precision_recall_axes(
+    ax: Axes,
+    curves: Mapping[str, Num[np.ndarray, "2 points"]],
+    *,
+    prevalence: Number | None = None,
+    references: frozenset[str] = frozenset(),
+) -> Axes:
+    """Precision against recall, one line per method; prevalence: share of positives, what chance reaches, as a line.
+
+    curves: method -> rows recall, precision. references: methods in grey.
+    """
+    _rates(ax, curves, references, "precision-recall")
+    if prevalence is not None:
+        ax.axhline(float(prevalence), **_REFERENCE)
+    ax.set(xlabel="recall", ylabel="precision")
+    return ax
+
+
+def calibration_axes(
+    ax: Axes,
+    bins: Mapping[str, pd.DataFrame],
+    *,
+    log: bool = False,
+    xlabel: str = "predicted probability",
+    ylabel: str = "observed share",
+) -> Axes:
+    """Reliability: the share that was true among entries given about the same probability, with the diagonal.
+
+    bins: method -> a row per bin, columns `predicted` (mean probability), `observed` (share true) and `n` (entries); a
+    marker's area grows with n. Above the diagonal: called less likely than it is. log: both axes logarithmic, for
+    probabilities near zero; bins where either is zero cannot be shown there and are left out.
+    """
+    for name, frame in bins.items():
+        _need(frame, ["predicted", "observed", "n"], f"calibration of {name}")
+    most = max((float(frame["n"].max()) for frame in bins.values() if len(frame)), default=1.0) or 1.0
+    lines, low, high = [], [], []
+    for i, frame in enumerate(bins.values()):
+        shown = frame[(frame["n"] > 0) & frame[["predicted", "observed"]].notna().all(axis=1)]
+        if log:
+            shown = shown[(shown[["predicted", "observed"]] > 0).all(axis=1)]
+        x, y = (shown[c].to_numpy(dtype=float) for c in ("predicted", "observed"))
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        lines += ax.plot(x, y, linewidth=1.4, **style)
+        ax.scatter(x, y, s=4 + 26 * shown["n"].to_numpy(dtype=float) / most, color=style["color"], linewidths=0)
+        low += [x.min(), y.min()] if len(x) else []
+        high += [x.max(), y.max()] if len(x) else []
+    ends = (min(low) / 1.3 if log else 0.0, max(high) * (1.3 if log else 1.05)) if low else (0.01 if log else 0.0, 1.0)
+    ax.plot(ends, ends, **_REFERENCE)
+    ax.set(xlim=ends, ylim=ends, xlabel=xlabel, ylabel=ylabel)
+    _scales(ax, log, log)
+    ax.set_aspect("equal")
+    if len(bins) > 1:
+        _legend(ax, lines, list(bins), above=True)
+    return ax
+
+
+def _rates(ax: Axes, curves: Mapping[str, Num[np.ndarray, "2 points"]], references: frozenset[str], what: str) -> None:
+    """Lines between rates, which lie in 0 to 1, and their legend."""
+    lines, colour = [], 0
+    for i, (name, curve) in enumerate(curves.items()):
+        rates = curve[:, np.isfinite(curve).all(axis=0)]
+        if rates.size and (rates.min() < -1e-9 or rates.max() > 1 + 1e-9):
+            raise InputError(
+                f"{what} curve of {name}: rates lie between 0 and 1, but these reach from {rates.min():g} to "
+                f"{rates.max():g}. Pass rates, not scores."
+            )
+        grey = name in references
+        lines += ax.plot(
+            *rates, color=GREY if grey else COLOURS[colour % len(COLOURS)], linestyle=DASHES[i % len(DASHES)]
+        )
+        colour += not grey
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    ax.grid(color=_INK, alpha=0.12, linewidth=0.8)
+    if len(curves) > 1:
+        _legend(ax, lines, list(curves), above=True)

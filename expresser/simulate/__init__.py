@@ -1,0 +1,8 @@
+"""Simulated cells whose truth is known: RNA, RNA with open chromatin, RNA with surface proteins."""
+
+from expresser.simulate.cite import Cite, simulate_cite
+from expresser.simulate.draws import CELLS_PER_BLOCK
+from expresser.simulate.multiome import Multiome, simulate_multiome
+from expresser.simulate.rna import simulate_rna
+
+__all__ = ["CELLS_PER_BLOCK", "Cite", "Multiome", "simulate_cite", "simulate_multiome", "simulate_rna"]
