@@ -12,6 +12,7 @@ import expresser.model.configuration  # noqa: F401
 
 # tyro.MISSING stands where a path will be: its dataclass of arguments is not what its annotations say until it has been filled.
 import pretrain.cli  # noqa: F401
+import translate.cli_fit  # noqa: F401
 
 _hook = install_import_hook(["expresser", "pretrain", "finetune", "translate"], "beartype.beartype")
 

@@ -1,0 +1,357 @@
+"""The pages say in words what the numbers say, hold every figure's numbers, and the figures draw what they were given."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from scipy import linalg
+
+from expresser import plots, plots_curves
+from expresser.errors import InputError
+from translate import maps, page_figures
+from translate.drawings import Drawings, Picture
+from translate.page_figures import spread_share
+from translate.pages import evaluation_page, fit_page
+from translate.verdicts import summary_sentences, verdicts
+
+CELLS, GENES, PEAKS = 80, 40, 60
+ORIGIN = {"command": "expresser translate evaluate", "seed": 1, "versions": {"torch": "2.10"}}
+
+
+def expression(rng: np.random.Generator, skill: float) -> Picture:
+    truth = rng.gamma(1.0, 1.0, 500).astype(np.float32)
+    return Picture(
+        by_feature={"pearson": np.clip(rng.normal(skill, 0.05, GENES), -1, 1).astype(np.float32)},
+        pseudobulk=rng.gamma(1.0, 1.0, (2, GENES)).astype(np.float32),
+        points=np.stack([truth, truth + rng.normal(0, 1 - skill, 500).astype(np.float32)]),
+    )
+
+
+def openness(rng: np.random.Generator, skill: float, *, probability: bool = True) -> Picture:
+    rate = np.linspace(0, 1, 30)
+    share = rng.uniform(0.02, 0.4, PEAKS).astype(np.float32)
+    share[0] = 0
+    bins = pd.DataFrame({"n": 240, "predicted": np.linspace(0.01, 0.6, 20), "observed": np.linspace(0, 0.5, 20)})
+    return Picture(
+        by_feature={
+            "auroc": np.clip(rng.normal(0.5 + skill / 2, 0.03, PEAKS), 0, 1).astype(np.float32),
+            "auprnorm": rng.normal(skill / 3, 0.01, PEAKS).astype(np.float32),
+            "spread": (skill * np.sqrt(share * (1 - share))).astype(np.float32),
+        },
+        pseudobulk=np.stack([share, share]),
+        curves={"roc": np.stack([rate, rate ** (1 - skill)]), "pr": np.stack([rate, 1 - rate * 0.8])},
+        calibration=bins if probability else None,
+    )
+
+
+def evaluated(
+    skills: dict[str, float], *, directions: tuple[str, ...] = ("atac_to_rna", "rna_to_atac")
+) -> tuple[Any, Any]:
+    """metrics and drawings in which each method has this skill; "babel" is the model."""
+    rng = np.random.default_rng(3)
+    pictures: dict[str, dict[str, Picture]] = {}
+    methods: dict[str, Any] = {}
+    for name, skill in skills.items():
+        rna, atac = expression(rng, skill), openness(rng, skill, probability=name != "ridge")
+        scores = {
+            "atac_to_rna": {
+                "pearson_gene": float(np.nanmean(rna.by_feature["pearson"])),
+                "pearson_flat": 0.5 + skill / 2,
+                "mae": 1 - skill,
+                "n_cells": CELLS,
+                "n_genes": GENES,
+                "genes_undefined": 2,
+                "seconds": 0.5,
+            },
+            "rna_to_atac": {
+                "auroc_peak": float(atac.by_feature["auroc"].mean()),
+                "auprnorm_peak": float(atac.by_feature["auprnorm"].mean()),
+                "ece": 0.01 if name != "ridge" else None,
+                "spread": skill,
+                "n_cells": CELLS,
+                "n_peaks": PEAKS,
+                "peaks_undefined": 1,
+            },
+        }
+        methods[name] = {d: scores[d] for d in directions}
+        pictures[name] = {d: {"atac_to_rna": rna, "rna_to_atac": atac}[d] for d in directions}
+    if "babel" in methods:
+        methods["babel"]["foscttm"] = 0.04
+    obs = pd.DataFrame({"cell_type": np.array(["T", "B"])[np.arange(CELLS) % 2]}, index=[f"c{i}" for i in range(CELLS)])
+    points = rng.normal(size=(CELLS, 4)).astype(np.float32)
+    drawings = Drawings(
+        obs=obs,
+        features={
+            "atac_to_rna": pd.Index([f"G{i}" for i in range(GENES)]),
+            "rna_to_atac": pd.Index([f"chr1:{i}-{i + 1}" for i in range(PEAKS)]),
+        },
+        pictures=pictures,
+        latents={"babel": {"rna": points, "atac": points + 0.1}},
+        foscttm={},
+    )
+    baselines = [name for name in skills if name not in ("babel", "oracle")]
+    metrics = {
+        "methods": methods,
+        "directions": list(directions),
+        "baselines": baselines,
+        "skipped": {"gene_activity": "no gene has a place"},
+        "labels": "cell_type",
+        "split": "random",
+        "cells": {"train": 400, "valid": 80, "test": CELLS},
+    }
+    return metrics, drawings
+
+
+def drawn(draw: Callable[[Axes], object]) -> Axes:
+    return plots.figure(draw).axes[0]
+
+
+def words(path: Path) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8")))
+
+
+# Verdicts
+
+
+def test_a_model_above_all_baselines_beats_them_and_one_below_does_not() -> None:
+    metrics, drawings = evaluated({"babel": 0.4, "mean": 0.0, "ridge": 0.2, "oracle": 0.9})
+    found = verdicts(metrics, drawings.pictures, "rna_to_atac", "babel")
+    assert [(v.baseline, v.said) for v in found] == [("ridge", "beaten"), ("mean", "beaten")]
+    assert "beats ridge at ATAC from RNA: AUROC by peak 0.7" in found[0].sentence()
+    assert f"of {PEAKS:,} peaks" in found[0].sentence()
+    (line,) = summary_sentences({"rna_to_atac": found}, "babel")
+    assert line == "ATAC from RNA: babel beats every one of the 2 baselines."
+    metrics, drawings = evaluated({"babel": 0.1, "mean": 0.0, "ridge": 0.3})
+    found = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
+    assert [(v.baseline, v.said) for v in found] == [("ridge", "not beaten"), ("mean", "beaten")]
+    (line,) = summary_sentences({"atac_to_rna": found}, "babel")
+    assert line == "RNA from ATAC: babel does not beat all baselines: it beats 1 of 2, but not ridge."
+
+
+def test_scores_that_disagree_are_mixed() -> None:
+    metrics, drawings = evaluated({"babel": 0.4, "ridge": 0.2})
+    metrics["methods"]["babel"]["rna_to_atac"]["auprnorm_peak"] = 0.0
+    (found,) = verdicts(metrics, drawings.pictures, "rna_to_atac", "babel")
+    assert found.said == "mixed"
+    assert "neither clearly beats nor loses to ridge" in found.sentence()
+
+
+def test_a_higher_mean_from_a_few_features_is_mixed() -> None:
+    metrics, drawings = evaluated({"babel": 0.2, "ridge": 0.2}, directions=("atac_to_rna",))
+    a, b = (drawings.pictures[name]["atac_to_rna"].by_feature["pearson"] for name in ("babel", "ridge"))
+    a[:], b[:] = 0.1, 0.12
+    a[:5] = 0.9
+    metrics["methods"]["babel"]["atac_to_rna"]["pearson_gene"] = float(a.mean())
+    metrics["methods"]["ridge"]["atac_to_rna"]["pearson_gene"] = float(b.mean())
+    (found,) = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
+    assert (found.said, found.share) == ("mixed", 5 / GENES)
+
+
+def test_undefined_for_one_is_chance_and_for_both_is_left_out() -> None:
+    metrics, drawings = evaluated({"babel": 0.2, "mean": 0.0}, directions=("atac_to_rna",))
+    a, b = (drawings.pictures[name]["atac_to_rna"].by_feature["pearson"] for name in ("babel", "mean"))
+    a[:], b[:] = 0.1, np.nan  # a constant has no correlation
+    a[:4] = np.nan
+    a[4:8] = -0.1
+    metrics["methods"]["mean"]["atac_to_rna"]["pearson_gene"] = 0.0
+    (found,) = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
+    assert (found.n, found.share, found.said) == (GENES - 4, 1 - 4 / 36, "beaten")
+
+
+def test_nothing_is_said_where_nothing_is_defined() -> None:
+    metrics = evaluated({"babel": 0.2, "mean": 0.0}, directions=("atac_to_rna",))[0]
+    metrics["methods"]["mean"]["atac_to_rna"]["pearson_gene"] = None
+    (found,) = verdicts(metrics, {}, "atac_to_rna", "babel")
+    assert (found.said, found.share) == ("mixed", None)
+    assert "r by gene 0.2" in found.sentence()
+    assert "against undefined" in found.sentence()
+
+
+# Pages
+
+
+def test_the_page_says_who_wins_and_shows_every_method(tmp_path: Path) -> None:
+    metrics, drawings = evaluated({"babel": 0.3, "mean": 0.0, "ridge": 0.35, "oracle": 0.8})
+    metrics["labels_skipped"] = "one type only"
+    markers = pd.DataFrame({"label": ["T", "T", "B"], "gene": [1, 2, 3], "auroc": [0.5, 0.7, 0.9], "auroc_truth": 1.0})
+    drawings.pictures["babel"]["atac_to_rna"] = replace(drawings.pictures["babel"]["atac_to_rna"], markers=markers)
+    page = evaluation_page(tmp_path / "report.html", metrics, drawings, ORIGIN, maps=False)
+    text = words(page)
+    assert "it beats 1 of 2, but not ridge" in text
+    assert "babel does not beat ridge at RNA from ATAC" in text
+    assert "babel beats mean at ATAC from RNA" in text
+    assert "baselines beaten" in text
+    assert "2 of 4" in text
+    assert "80 test cells, 60 peaks, 1 of them without a score of their own" in text
+    assert "What the truth itself would score" in text
+    assert "no gene has a place" in text
+    assert "one type only" in text
+    assert "AUROC, measured B 1 0.900 1 T 2 0.600 1" in text
+    assert "vary between cells by this share of how much open and closed calls vary: 30.0% for babel" in text
+    for figure in ("ROC", "Precision and recall", "Calibration", "Spread of predictions", "babel: predicted against"):
+        assert figure in text
+    table = re.search(r"RNA from ATAC: all methods.*?</table>", page.read_text(), re.DOTALL)
+    assert table is not None
+    found = re.findall(r"<th[^>]*>\s*(babel|mean|ridge|oracle)", table[0])
+    assert found == ["babel", "ridge", "mean"]
+    again = evaluation_page(tmp_path / "again.html", metrics, drawings, ORIGIN, maps=False)
+    assert again.read_bytes() == page.read_bytes()
+
+
+def test_one_direction_and_no_model_make_a_page(tmp_path: Path) -> None:
+    metrics, drawings = evaluated({"mean": 0.0, "ridge": 0.35}, directions=("rna_to_atac",))
+    text = words(evaluation_page(tmp_path / "report.html", metrics, drawings, ORIGIN, maps=False))
+    assert "No model was examined." in text
+    assert "RNA from ATAC" not in text
+
+
+def test_maps_show_the_same_cells_from_each_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def flat(points: np.ndarray, *, seed: int = 0) -> np.ndarray:
+        seen.append(len(points))
+        return points[:, :2].astype(np.float32)
+
+    monkeypatch.setattr(page_figures, "umap", flat)
+    metrics, drawings = evaluated({"babel": 0.3, "mean": 0.0})
+    components = {
+        "atac_to_rna": {"measured": np.zeros((CELLS, 3), np.float32), "babel": np.ones((CELLS, 3), np.float32)}
+    }
+    page = evaluation_page(tmp_path / "r.html", metrics, drawings, ORIGIN, components=components, most_cells=120)
+    text = words(page)
+    assert seen == [80, 80, 120]
+    assert "RNA from ATAC: measured" in text
+    assert "babel: latents by modality" in text
+    assert "babel: latents by cell_type" in text
+    few = Drawings(
+        drawings.obs[:20],
+        drawings.features,
+        drawings.pictures,
+        {"babel": {"rna": np.zeros((20, 3), np.float32), "atac": np.zeros((20, 3), np.float32)}},
+        {},
+    )
+    components = {"atac_to_rna": {"measured": np.zeros((20, 3), np.float32)}}
+    text = words(evaluation_page(tmp_path / "r.html", metrics, few, ORIGIN, components=components))
+    assert text.count("No map is drawn: 20 test cells are fewer than the 50 that a UMAP needs.") == 2
+
+
+def test_the_page_of_a_fit_shows_each_phase(tmp_path: Path) -> None:
+    log = [
+        {
+            "phase": phase,
+            "epochs": 3 * i + j + 1,
+            "train": {"loss": 3.0 - j, "R->R": 2.0 - j / 2},
+            "valid": {"loss": 3.5 - j, "R->R": 2.0, "A->R": 1.5 - j},
+            "best": j < 2,
+            "seconds": 30.0,
+            "cells_per_s": 100.0 + j,
+        }
+        for i, phase in enumerate(("warm-up", "joint"))
+        for j in range(3)
+    ]
+    facts = {"system": "babel", "cells": 400, "genes": GENES}
+    page = fit_page(
+        tmp_path / "fit.html", title="Fit: babel", log=log, facts=facts, provenance=ORIGIN, text="Differs: not at all."
+    )
+    text = words(page)
+    assert "Phase: warm-up" in text
+    assert "3 epochs in 1.5 minutes. The loss that is watched was lowest in epoch 5" in text
+    assert "joint: validation terms" in text
+    assert "Differs: not at all." in text
+    assert "No epoch was run" in words(fit_page(tmp_path / "f.html", title="F", log=[], facts=facts, provenance=ORIGIN))
+
+
+# Figures
+
+
+def test_curves_are_drawn_as_given_and_scores_are_refused() -> None:
+    curve = np.array([[0, 0.1, 1], [0, 0.8, 1]])
+    ax = drawn(lambda ax: plots_curves.roc_axes(ax, {"a": curve, "b": curve}, references=frozenset({"b"})))
+    np.testing.assert_array_equal(np.array(ax.lines[0].get_data()), curve)
+    assert ax.lines[1].get_color() == plots.GREY
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    ax = drawn(lambda ax: plots_curves.precision_recall_axes(ax, {"a": curve}, prevalence=0.05))
+    assert set(ax.lines[-1].get_ydata()) == {0.05}
+    with pytest.raises(InputError, match=r"ROC curve of a: rates lie between 0 and 1.*to 3"):
+        drawn(lambda ax: plots_curves.roc_axes(ax, {"a": np.array([[0, 3.0], [0, 1]])}))
+
+
+def test_calibration_shows_every_bin_and_only_positive_ones_on_logarithms() -> None:
+    bins = pd.DataFrame({"predicted": [0.001, 0.01, 0.1], "observed": [0.0, 0.02, 0.1], "n": [50, 100, 100]})
+    ax = drawn(lambda ax: plots_curves.calibration_axes(ax, {"a": bins}))
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), bins[["predicted", "observed"]])
+    areas = ax.collections[0].get_sizes()
+    assert areas[0] < areas[1] == areas[2]
+    ax = drawn(lambda ax: plots_curves.calibration_axes(ax, {"a": bins, "b": bins}, log=True))
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), bins[["predicted", "observed"]][1:])
+    assert ax.get_xlim() == ax.get_ylim()
+    with pytest.raises(InputError, match="no column 'n'"):
+        drawn(lambda ax: plots_curves.calibration_axes(ax, {"a": bins[["predicted", "observed"]]}))
+
+
+def test_the_spread_of_a_certain_answer_is_one_and_of_a_constant_zero() -> None:
+    share = np.array([0.25, 0.5, 0.0, 1.0], np.float32)
+    calls = Picture({"spread": np.sqrt(share * (1 - share))}, np.stack([share, share]), calibration=pd.DataFrame())
+    np.testing.assert_allclose(spread_share(calls), [1, 1], rtol=1e-6)
+    same = Picture({"spread": np.zeros(4, np.float32)}, np.stack([share, share]), calibration=pd.DataFrame())
+    np.testing.assert_array_equal(spread_share(same), [0, 0])
+    assert spread_share(Picture({"spread": np.zeros(4, np.float32)}, np.stack([share, share]))).size == 0
+
+
+# Maps
+
+
+class Values:
+    """A prediction from an array."""
+
+    to = "rna"
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.n_cells, self.n_features = values.shape
+
+    def block(self, cells: slice, features: slice) -> np.ndarray:
+        return self.values[cells, features]
+
+
+def test_streamed_components_are_those_of_the_whole_matrix() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(30, 5)) @ rng.normal(size=(5, 200)) + rng.normal(size=200) * 5).astype(np.float32)
+    found = maps.principal_scores(Values(values), n=10, budget_mb=30 * 4 * 7 / 2**20)
+    u, s, _ = linalg.svd(values - values.mean(axis=0, dtype=np.float64), full_matrices=False)
+    expected = (u * s)[:, :5]
+    assert found.shape == (30, 5)  # the rank: what has no variance is left out
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=2e-4)
+    assert (found[np.abs(found).argmax(axis=0), np.arange(5)] > 0).all()
+    some = np.array([3, 1, 20, 7])
+    np.testing.assert_allclose(
+        maps.principal_scores(Values(values), cells=some), maps.principal_scores(Values(values[some])), atol=2e-4
+    )
+    with pytest.raises(InputError, match="1 cells have none"):
+        maps.principal_scores(Values(values), cells=np.array([2]))
+
+
+def test_samples_are_in_order_and_repeat() -> None:
+    np.testing.assert_array_equal(maps.sampled(5, 10), np.arange(5))
+    chosen = maps.sampled(1000, 10, seed=4)
+    assert len(np.unique(chosen)) == 10
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(chosen, maps.sampled(1000, 10, seed=4))
+
+
+@pytest.mark.slow
+def test_umap_keeps_groups_apart_and_repeats() -> None:
+    rng = np.random.default_rng(0)
+    points = (rng.normal(size=(120, 5)) + np.repeat([[0], [20]], 60, axis=0)).astype(np.float32)
+    xy = maps.umap(points, seed=1)
+    np.testing.assert_array_equal(xy, maps.umap(points, seed=1))
+    centres = xy[:60].mean(axis=0), xy[60:].mean(axis=0)
+    assert np.linalg.norm(centres[0] - centres[1]) > 2 * max(xy[:60].std(), xy[60:].std())
+    with pytest.raises(InputError, match="49 cells are too few"):
+        maps.umap(points[:49])

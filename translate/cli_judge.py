@@ -1,0 +1,140 @@
+"""``expresser translate evaluate|openproblems``: a model judged on cells of any files, a system on a benchmark's."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from expresser.commands import progress_bar
+from expresser.errors import InputError
+
+Model = Annotated[str, tyro.conf.Positional]
+
+
+def evaluate(
+    model: Model,
+    *,
+    out: Path,
+    rna: str | None = None,
+    atac: str | None = None,
+    protein: str | None = None,
+    mudata: str | None = None,
+    layer: str | None = None,
+    genes: str | None = None,
+    split_of: Path | None = None,
+    train_rna: str | None = None,
+    train_atac: str | None = None,
+    train_protein: str | None = None,
+    labels: str | None = None,
+    baselines: bool = True,
+    maps: bool = True,
+    seed: int = 0,
+) -> None:
+    """Judge a model on cells measured in both modalities, beside baselines.
+
+    All cells are test cells unless --split-of names the fit whose test cells to take. Baselines learn from --train-rna
+    and --train-atac, or else from the cells that the model was trained on, while their files are where they were.
+
+    Example: expresser translate evaluate runs/babel --rna rna.h5ad --atac atac.h5ad --out runs/babel_elsewhere
+
+    Args:
+        model: Folder of a fit or a model, or hub id (org/name, org/name@revision).
+        out: Folder for metrics.json and report.html.
+        rna: Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder.
+        atac: Counts or 0/1 of peaks, of the same cells by name.
+        protein: Antibody counts, or obsm:KEY for a table inside the RNA's file.
+        mudata: An .h5mu file with all modalities, in place of --rna and --atac.
+        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        genes: Places of genes where the files have none, for the gene activity baseline.
+        split_of: Folder of a fit from the same files: its test cells are judged.
+        train_rna: RNA of cells for the baselines to learn from.
+        train_atac: ATAC of the same.
+        train_protein: Proteins of the same.
+        labels: Column of obs with cell types. Without it, cell_type where there is one.
+        baselines: Fit baselines too: mean, knn, ridge, gene activity.
+        maps: Draw UMAPs into the report.
+        seed: Of the baselines.
+    """
+    from translate.evaluation import evaluate_model
+    from translate.held import hold
+    from translate.origin import Origin
+    from translate.score_table import score_table
+    from translate.terminal import notes, on_fastest
+    from translate.translator import Translator
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists. Choose a new folder for --out.")
+    origin = Origin(rna=rna, atac=atac, protein=protein, mudata=mudata, layer=layer, genes=genes)
+    train = Origin(rna=train_rna, atac=train_atac, protein=train_protein, layer=layer, genes=genes)
+    with progress_bar("evaluate") as report:
+        report(0, None, "reading")
+        translator = on_fastest(Translator.load(model))
+        with notes():
+            held = hold(model, translator.run, origin, fit=split_of, train=train if train.files else None)
+        metrics = evaluate_model(
+            out,
+            model,
+            translator,
+            held,
+            origin,
+            label=labels,
+            baselines=baselines,
+            maps=maps,
+            seed=seed,
+            say=lambda words: report(0, None, words),
+        )
+    print(score_table(metrics))
+    print(f"report: {out / 'report.html'}")
+
+
+def openproblems(
+    *,
+    train_mod1: Path,
+    train_mod2: Path,
+    test_mod1: Path,
+    output: Path,
+    system: str = "babel",
+    preset: str | None = None,
+    modalities: tuple[str, str] | None = None,
+    method_id: str | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Run a system on the files of Open Problems' predict-modality task; exit code 99 where it does not go that way.
+
+    Example: expresser translate openproblems --train-mod1 a.h5ad --train-mod2 b.h5ad --test-mod1 c.h5ad --output d.h5ad
+
+    Args:
+        train_mod1: Training cells in the modality that is given: layers counts and normalized.
+        train_mod2: The same cells in the modality to be predicted.
+        test_mod1: Test cells in the modality that is given.
+        output: Prediction file, .h5ad: layers["normalized"].
+        system: A name of `translate list`.
+        preset: A named configuration of it.
+        modalities: Of mod1 and mod2 (GEX, ATAC, ADT), where the files do not say it.
+        method_id: What the file calls the method. Without it, the system's name.
+        seed: Of the split and the fit.
+        out: Folder for the fit, kept. Without it, a temporary one.
+    """
+    from translate.openproblems import UnsupportedPair, run
+
+    try:
+        with progress_bar(f"openproblems {system}") as report:
+            run(
+                train_mod1,
+                train_mod2,
+                test_mod1,
+                output,
+                system=system,
+                preset=preset,
+                modalities=modalities,
+                method_id=method_id,
+                seed=seed,
+                out=out,
+                progress=report,
+            )
+    except UnsupportedPair as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(99) from None
+    print(f"prediction: {output}")

@@ -1,0 +1,129 @@
+"""``expresser translate predict|embed``: a model applied to the cells of a file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from expresser.commands import progress_bar
+from expresser.errors import InputError
+
+Model = Annotated[str, tyro.conf.Positional]
+Modality = Literal["rna", "atac", "protein"]
+
+
+def predict(
+    model: Model,
+    *,
+    input: Path,
+    to: Modality,
+    out: Path,
+    source: Modality | None = None,
+    layer: str | None = None,
+    features: tuple[str, ...] = (),
+    regions: tuple[str, ...] = (),
+    form: Literal["float32", "float16", "topk", "binary"] = "float32",
+    top_k: int = 10_000,
+    threshold: float = 0.5,
+    compression: Literal["gzip", "lzf"] | None = None,
+    lift: str | None = None,
+) -> None:
+    """Predict a modality that was not measured, for the cells of a file of any length.
+
+    Example: expresser translate predict runs/babel --input atac.h5ad --to rna --out rna.h5ad
+
+    Args:
+        model: Folder of a fit or a model, or hub id (org/name, org/name@revision).
+        input: Raw counts of cells: .h5ad, .zarr, 10x .h5 or a 10x folder. Genes are matched, peaks re-pooled.
+        to: What to predict. rna: ln(1 + size-normalised expression); atac: probability of being open; protein: CLR.
+        out: New file, .h5ad or .zarr: the cells of the input x the features predicted.
+        source: What the input holds. Without it, what its features look like.
+        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        features: Only these: names, for RNA also symbols or Ensembl ids, for ATAC also chromosomes.
+        regions: Only what lies there, such as chr1:1000000-2000000: peaks that overlap, genes whose start is inside.
+        form: float16 halves the file; topk and binary keep high values only, sparse.
+        top_k: Of topk: values kept of each cell.
+        threshold: Of binary: what counts as open.
+        compression: Of the file.
+        lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
+    """
+    from translate.asking import wanted_features
+    from translate.writing import write_predictions
+
+    translator, measured, found = _asked(model, input, source, layer, lift)
+    columns = wanted_features(translator, to, names=features, regions=regions)
+    with progress_bar(f"predict {to}") as report:
+        report(0, None, "encoding")
+        written = write_predictions(
+            translator.predict(measured, source=found, to=to),
+            out,
+            obs=measured.obs,
+            var=translator.var(to),
+            uns={"expresser": translator.trace(found, to)},
+            features=columns,
+            form=form,
+            top_k=top_k,
+            threshold=threshold,
+            compression=compression,
+            progress=lambda done, total: report(done, total, "writing"),
+        )
+    n = len(translator.var(to)) if columns is None else len(columns)
+    print(f"{measured.n_cells:,} cells x {n:,} features ({to} from {found}) in {written}")
+
+
+def embed(
+    model: Model,
+    *,
+    input: Path,
+    out: Path,
+    source: Modality | None = None,
+    layer: str | None = None,
+    lift: str | None = None,
+) -> None:
+    """Write the latent of each cell into obsm["X_<system>"].
+
+    Example: expresser translate embed runs/babel --input rna.h5ad --out embedded.h5ad
+
+    Args:
+        model: Folder of a fit or a model, or hub id (org/name, org/name@revision).
+        input: Raw counts of cells, .h5ad.
+        out: The same AnnData with the embedding, .h5ad.
+        source: What the input holds. Without it, what its features look like.
+        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
+    """
+    import anndata
+
+    from expresser.atomic import replaced
+
+    for path in (input, out):
+        if path.suffix != ".h5ad":
+            raise InputError(f"{path}: embed reads an .h5ad file and writes one.")
+    translator, measured, found = _asked(model, input, source, layer, lift)
+    adata = anndata.read_h5ad(input)
+    key = f"X_{translator.name}"
+    adata.obsm[key] = translator.latents(measured, source=found)
+    adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {key: translator.trace(found, None)}
+    with replaced(out) as part:
+        adata.write_h5ad(part)
+    print(f"{adata.n_obs:,} cells x {adata.obsm[key].shape[1]} dimensions (from {found}) in {out}: obsm['{key}']")
+
+
+def _asked(
+    model: str, path: Path, source: Modality | None, layer: str | None, lift: str | None
+) -> tuple[Any, Any, Any]:
+    """The model, the cells of a file, and what was measured of them."""
+    from translate.asking import lifted
+    from translate.terminal import on_fastest
+    from translate.translator import Translator
+
+    translator = on_fastest(Translator.load(model))
+    found = translator.source_of(path) if source is None else source
+    measured = translator.read(path, source=found, layer=layer)
+    if lift is not None:
+        if found != "atac":
+            raise InputError(f"--lift brings peaks to another genome build, but {path} is read as {found}.")
+        measured, carried = lifted(measured, lift)
+        print(carried, file=sys.stderr)
+    return translator, measured, found

@@ -1,0 +1,223 @@
+"""A fitted translator on held-out cells, beside baselines fitted to its own training cells: metrics.json and report.html."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from expresser.errors import InputError
+from expresser.record import provenance, write_metrics
+from translate.drawings import Drawings
+from translate.evaluate import Latents, Method, evaluate, feature_names, values_of
+from translate.held import Held, split_of
+from translate.maps import FEWEST, principal_scores, sampled
+from translate.origin import Origin
+from translate.pages import Components, evaluation_page, evaluation_sections, fit_page
+from translate.study import MODALITIES, Modality, Study
+from translate.translator import Translator
+from translate.truth import Truth
+from translate.verdicts import FEATURES, verdicts
+from translate.verdicts import MODALITIES as MODALITY_NAMES
+
+MAP_CELLS = 3000  # of the test cells, at most
+_SEED_OF_MAPS = 0
+
+Say = Callable[[str], None]
+
+
+def judge(
+    translator: Translator,
+    held: Held,
+    *,
+    label: str | None = None,
+    baselines: bool = True,
+    maps: bool = True,
+    seed: int = 0,
+    say: Say = lambda words: None,
+) -> tuple[dict[str, Any], Drawings, Components]:
+    """Scores (`translate.evaluate`; with them `verdicts` and `in_training`), what figures need, and components for maps.
+
+    The model is scored in every direction between different modalities that the study has. Drawings hold the cells of
+    the maps alone where there are more than `MAP_CELLS`.
+    """
+    study, name = held.study, translator.name
+    there = [(s, t) for s, t in translator.directions if s != t and {s, t} <= set(study.modalities)]
+    if not there:
+        shown = ", ".join(f"{s} to {t}" for s, t in translator.directions if s != t)
+        raise InputError(
+            f"evaluation: the cells were measured in {' and '.join(study.modalities)}, but this {name} goes {shown}. Give "
+            "cells measured in both modalities of one of these."
+        )
+    methods: dict[str, Method] = {name: {f"{s}_to_{t}": partial(translator.predict, source=s, to=t) for s, t in there}}
+    methods |= _oracles(held.truth, translator, list(methods[name]))
+    latents: dict[str, Latents] = {}
+    if translator.system.shared_latent() and {"rna", "atac"} <= set(study.modalities):
+        both: tuple[Modality, ...] = ("rna", "atac")
+        latents[name] = {m: partial(translator.latents, source=m) for m in both}
+    metrics, drawings = evaluate(
+        methods,
+        study,
+        held.split,
+        translator.inputs,
+        latents=latents,
+        directions=list(methods[name]),
+        label=_label(study, label),
+        baselines=baselines and held.without is None,
+        train=held.train,
+        seed=seed,
+        progress=say,
+    )
+    if held.without is not None and baselines:
+        metrics["skipped"]["baselines"] = held.without
+    metrics["in_training"] = held.seen
+    metrics["verdicts"] = {
+        d: {v.baseline: v.said for v in verdicts(metrics, drawings.pictures, d, name)} for d in metrics["directions"]
+    }
+    chosen = sampled(len(drawings.obs), MAP_CELLS, seed=_SEED_OF_MAPS)
+    small = replace(
+        drawings,
+        obs=drawings.obs.iloc[chosen],
+        latents={m: {s: points[chosen] for s, points in by.items()} for m, by in drawings.latents.items()},
+    )
+    return metrics, small, _components(translator, study, drawings.obs.index[chosen], there, say) if maps else {}
+
+
+def evaluate_fit(
+    out: Path,
+    translator: Translator,
+    study: Study,
+    *,
+    truth: Mapping[Modality, Path],
+    label: str | None = None,
+    baselines: bool = True,
+    maps: bool = True,
+    seed: int = 0,
+    say: Say = lambda words: None,
+) -> dict[str, Any]:
+    """Judge the fit in `out` by the test cells of its split; write its ``metrics.json`` and ``report.html``."""
+    held = Held(study, split_of(out, study), seen=0, truth=truth)
+    metrics, drawings, components = judge(
+        translator, held, label=label, baselines=baselines, maps=maps, seed=seed, say=say
+    )
+    metrics |= {"system": translator.name, "model": str(out / "model"), "fit": _json(out / "fit.json")}
+    write_metrics(out / "metrics.json", metrics)
+    say("report")
+    sections = evaluation_sections(metrics, drawings, components=components, maps=maps, seed=_SEED_OF_MAPS)
+    page_of_fit(out, translator, sections)
+    return metrics
+
+
+def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) -> Path:
+    """Write ``report.html`` of a fit: its evaluation, where there is one, then how it was trained."""
+    run, published = translator.run, translator.system.published
+    ways = ", ".join(f"{MODALITY_NAMES[s]} to {MODALITY_NAMES[t]}" for s, t in translator.directions if s != t)
+    facts = {
+        "training cells": run["cells"]["train"],
+        "validation cells": run["cells"]["valid"],
+        **{FEATURES[modality]: n for modality, n in run["features"].items()},
+        "parameters": sum(p.numel() for p in translator.system.parameters()),
+    }
+    words = [f"{published.name}. {published.reference} doi:{published.doi}", f"Split: {run['split']}."]
+    words += [f"Preset: {run['preset']}."] if run.get("preset") else []
+    words += [f"{run['cells']['filtered']:,} cells were left out by the filter of expressed genes."]
+    words += ["Where it departs from the paper:", *(f"– {deviation}" for deviation in published.deviations)]
+    origin = {k: run[k] for k in ("system", "preset", "seed", "precision", "split", "config") if k in run}
+    return fit_page(
+        out / "report.html",
+        title=f"{published.name}: {ways}",
+        log=[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
+        facts=facts,
+        provenance=run["provenance"] | origin | {"data": run.get("origin", {})},
+        text="\n\n".join(words),
+        evaluated=evaluated,
+    )
+
+
+def evaluate_model(
+    out: Path,
+    model: str,
+    translator: Translator,
+    held: Held,
+    origin: Origin,
+    *,
+    label: str | None = None,
+    baselines: bool = True,
+    maps: bool = True,
+    seed: int = 0,
+    say: Say = lambda words: None,
+) -> dict[str, Any]:
+    """Judge a model by cells of any files; write ``metrics.json`` and ``report.html`` into `out`."""
+    metrics, drawings, components = judge(
+        translator, held, label=label, baselines=baselines, maps=maps, seed=seed, say=say
+    )
+    metrics |= {"system": translator.name, "model": model}
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(out / "metrics.json", metrics)
+    say("report")
+    evaluation_page(
+        out / "report.html",
+        metrics,
+        drawings,
+        provenance(seed=seed, model=model, data=origin.plain(), trained=translator.run.get("provenance", {})),
+        components=components,
+        title=f"{translator.system.published.name} on held-out cells",
+        maps=maps,
+        seed=_SEED_OF_MAPS,
+    )
+    return metrics
+
+
+def _components(
+    translator: Translator, study: Study, cells: pd.Index, there: list[tuple[Modality, Modality]], say: Say
+) -> Components:
+    """Principal components of measured and predicted values of these cells, for maps; none where they are too few."""
+    if len(cells) < FEWEST:
+        return {}
+    rows = study.obs.index.get_indexer(cells).astype(np.int64)
+    measured: dict[Modality, np.ndarray] = {}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for source, to in there:
+        say(f"components, {source} to {to}")
+        if to not in measured:
+            values = values_of(translator.inputs[to], study.of(to, rows))
+            measured[to] = principal_scores(Truth(to, values, feature_names(translator.inputs[to])))
+        predicted = translator.predict(study.of(source, rows), source=source, to=to)
+        found[f"{source}_to_{to}"] = {"measured": measured[to], translator.name: principal_scores(predicted)}
+    return found
+
+
+def _oracles(files: Mapping[Modality, Path], translator: Translator, directions: list[str]) -> dict[str, Method]:
+    """The simulator's truth as a method, where the files carry it."""
+    made = [m for m in MODALITIES if m in files and _simulated(files[m])]
+    if "rna" not in made or len(made) < 2:
+        return {}
+    from expresser.simulate import Cite, Multiome  # only for simulated data
+    from translate.oracle import oracle
+
+    known: dict[str, Any] = {}
+    if "protein" in made:
+        known |= oracle(Cite.from_files(files["rna"], files["protein"]), translator.inputs)
+    if "atac" in made:
+        known |= oracle(Multiome.from_files(files["rna"], files["atac"]), translator.inputs)
+    return {"oracle": {d: known[d] for d in directions if d in known}}
+
+
+def _simulated(path: Path) -> bool:
+    if path.suffix != ".h5ad" or not path.is_file():
+        return False
+    with h5py.File(path, "r") as file:
+        return "uns/simulation" in file and "obsm/truth_factors" in file
+
+
+def _label(study: Study, label: str | None) -> str | None:
+    return label or ("cell_type" if "cell_type" in study.obs else None)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())

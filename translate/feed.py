@@ -1,0 +1,198 @@
+"""From measured cells to batches: aligned once, sliced and standardised a batch at a time, sparse throughout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from scipy import sparse
+from torch import nn
+
+from translate.batches import Batch, BlockedMatrix, RnaCells, SparseRows, sparse_rows
+from translate.blocks import SparseLinear
+from translate.heads import CountHead, OpenHead
+from translate.preprocess import AtacInput, ProteinInput, RnaInput
+from translate.study import Measured, Modality, Study
+
+Input = RnaInput | AtacInput | ProteinInput
+Inputs = Mapping[Modality, Input]
+
+# Features are judged in blocks of at most this many: 512 cells of them are 1 MB, which a core's cache holds. A GPU wants more.
+BLOCK = 16_384 if torch.accelerator.is_available() else 512
+
+
+def rna_input(inputs: Inputs) -> RnaInput:
+    """What was fitted for RNA; a ValueError where there is none."""
+    found = inputs.get("rna")
+    if not isinstance(found, RnaInput):
+        raise ValueError(f"there is no RNA among {', '.join(inputs)}.")
+    return found
+
+
+def atac_input(inputs: Inputs) -> AtacInput:
+    """What was fitted for ATAC; a ValueError where there is none."""
+    found = inputs.get("atac")
+    if not isinstance(found, AtacInput):
+        raise ValueError(f"there is no ATAC among {', '.join(inputs)}.")
+    return found
+
+
+def gene_bounds(n_genes: int) -> tuple[int, ...]:
+    """Where the genes are parted."""
+    return finer((0, n_genes))
+
+
+def peak_bounds(inputs: Inputs) -> tuple[int, ...]:
+    """Where the peaks of each chromosome begin, and where the last ends: peaks are in canonical order."""
+    regions = atac_input(inputs).regions
+    counts = np.bincount(regions.chrom, minlength=len(regions.chroms))
+    return (0, *np.cumsum(counts).tolist())
+
+
+def finer(bounds: Sequence[int]) -> tuple[int, ...]:
+    """The same bounds and more, so that no block has more than `BLOCK` features."""
+    return (0, *(cut for a, b in pairwise(bounds) for cut in (*range(a + BLOCK, b, BLOCK), b)))
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Cells ready to be read in any order. A cell without a modality has row -1 in it."""
+
+    inputs: Inputs
+    rows: Mapping[Modality, Int64[np.ndarray, " cells"]]
+    rna_counts: sparse.csr_matrix | None = None  # raw, over the model's genes
+    atac_open: BlockedMatrix | None = None
+    protein_values: Float32[np.ndarray, "rows proteins"] | None = None
+
+    @classmethod
+    def of(cls, study: Study, inputs: Inputs) -> "Feed":
+        """Every cell of the study, over the genes, peaks and proteins of the model."""
+        feed = cls(inputs=inputs, rows=study.rows)
+        for modality, measured in study.measured.items():
+            if modality in inputs:
+                feed = feed._with(modality, measured)
+        return feed
+
+    @classmethod
+    def of_one(cls, measured: Measured, modality: Modality, inputs: Inputs) -> "Feed":
+        """The cells of one measurement."""
+        rows: dict[Modality, Int64[np.ndarray, " cells"]] = {modality: np.arange(measured.matrix.shape[0])}
+        return cls(inputs=inputs, rows=rows)._with(modality, measured)
+
+    def _with(self, modality: Modality, measured: Measured) -> "Feed":
+        found = self.inputs[modality]
+        if isinstance(found, RnaInput):
+            return replace(self, rna_counts=found.align(measured))
+        if isinstance(found, AtacInput):
+            return replace(
+                self, atac_open=BlockedMatrix(found.align(measured), finer(peak_bounds(self.inputs)), binary=True)
+            )
+        return replace(self, protein_values=found.align(measured))
+
+    @property
+    def n_cells(self) -> int:
+        """Cells, whatever was measured in them."""
+        return len(next(iter(self.rows.values())))
+
+    def passes(self) -> Bool[np.ndarray, " cells"]:
+        """Cells that the RNA recipe's filter keeps; those without RNA pass."""
+        keeps = np.ones(self.n_cells, bool)
+        found = self.inputs.get("rna")
+        if self.rna_counts is not None and isinstance(found, RnaInput):
+            has = self.rows["rna"] >= 0
+            keeps[has] = found.keeps(self.rna_counts)[self.rows["rna"][has]]
+        return keeps
+
+    def mean_expression(self, cells: Int64[np.ndarray, " cells"]) -> Float32[np.ndarray, " genes"]:
+        """Mean size-normalised count of each gene over the cells that have RNA."""
+        at, found = self.rows["rna"][cells], self.inputs["rna"]
+        if self.rna_counts is None or not isinstance(found, RnaInput):
+            raise ValueError("no RNA was read.")
+        at = at[at >= 0]
+        sums = np.zeros(self.rna_counts.shape[1])
+        for start in range(0, len(at), 4096):
+            sums += np.asarray(found.targets(self.rna_counts[at[start : start + 4096]]).sum(axis=0)).ravel()
+        return (sums / max(len(at), 1)).astype(np.float32)
+
+    def open_share(self, cells: Int64[np.ndarray, " cells"]) -> Float32[np.ndarray, " peaks"]:
+        """Share of the cells that have ATAC in which each peak is open."""
+        if self.atac_open is None:
+            raise ValueError("no ATAC was read.")
+        at = self.rows["atac"][cells]
+        return self.atac_open.shares(at[at >= 0])
+
+    def median_open(self, cells: Int64[np.ndarray, " cells"]) -> float:
+        """Median number of open peaks of the cells that have ATAC."""
+        if self.atac_open is None:
+            raise ValueError("no ATAC was read.")
+        at = self.rows["atac"][cells]
+        opened = self.atac_open.lengths()
+        return float(np.median(opened[at[at >= 0]]))
+
+    def batch(self, cells: Int64[np.ndarray, " cells"], modalities: Sequence[Modality], *, share: int) -> Batch:
+        """These cells in these modalities; `share`: cells of the whole step.
+
+        Raises ValueError where one of them was not measured.
+        """
+        batch = Batch(rows=cells, share=share)
+        for modality in modalities:
+            at = self.rows[modality][cells]
+            if (at < 0).any():
+                raise ValueError(f"cell {int(cells[at < 0][0])} was not measured in {modality}.")
+            if modality == "rna":
+                batch = replace(batch, rna_cells=self._rna(at))
+            elif modality == "atac":
+                batch = replace(batch, atac_cells=self._atac(at))
+            else:
+                batch = replace(batch, protein_cells=self._protein(at))
+        return batch
+
+    def _rna(self, at: Int64[np.ndarray, " cells"]) -> RnaCells:
+        if self.rna_counts is None:
+            raise ValueError("no RNA was read.")
+        found = rna_input(self.inputs)
+        counts, genes = self.rna_counts[at], self.rna_counts.shape[1]
+        return RnaCells(
+            inputs=sparse_rows(found.inputs(counts), (0, genes)),
+            targets=sparse_rows(found.targets(counts), gene_bounds(genes)),
+        )
+
+    def _atac(self, at: Int64[np.ndarray, " cells"]) -> SparseRows:
+        if self.atac_open is None:
+            raise ValueError("no ATAC was read.")
+        return self.atac_open.rows(at)
+
+    def _protein(self, at: Int64[np.ndarray, " cells"]) -> torch.Tensor:
+        if self.protein_values is None:
+            raise ValueError("no protein was read.")
+        return torch.from_numpy(self.protein_values[at])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on this device."""
+    if device.type == "cpu":
+        return batch
+    rna, atac, protein = batch.rna_cells, batch.atac_cells, batch.protein_cells
+    return replace(
+        batch,
+        rna_cells=None if rna is None else RnaCells(inputs=rna.inputs.to(device), targets=rna.targets.to(device)),
+        atac_cells=None if atac is None else atac.to(device),
+        protein_cells=None if protein is None else protein.to(device),
+    )
+
+
+def start_from_data(system: nn.Module, feed: Feed, cells: Int64[np.ndarray, " cells"], *, base_rates: bool) -> None:
+    """What these training cells decide before the first step, in place.
+
+    The depth that scaled layers bring cells to and, with `base_rates`, output layers that begin at the mean of each gene and
+    peak: from Xavier weights a network spends its first epochs learning which peaks are ever open.
+    """
+    for module in system.modules():
+        if isinstance(module, SparseLinear) and module.typical is not None:
+            module.typical.fill_(feed.median_open(cells))
+        elif base_rates and isinstance(module, CountHead):
+            module.start_at(torch.from_numpy(feed.mean_expression(cells)))
+        elif base_rates and isinstance(module, OpenHead):
+            module.start_at(torch.from_numpy(feed.open_share(cells)))

@@ -1,0 +1,273 @@
+"""Fitting a system to a study: preprocessing from the training cells, phases, the best weights, one folder."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from jaxtyping import Bool, Int64
+
+from expresser.atomic import write_text
+from expresser.errors import InputError
+from expresser.record import provenance, write_metrics
+from expresser.run_folder import claim
+from translate.calibration import calibrate
+from translate.feed import Feed, Input
+from translate.genomes import check_genome, guess_genome
+from translate.phases import Trainer
+from translate.preprocess import AtacInput, ProteinInput, RnaInput
+from translate.regions import Regions
+from translate.registry import SYSTEMS
+from translate.splits import Split
+from translate.study import Modality, Study
+from translate.system import System
+from translate.translator import Translator
+
+Progress = Callable[[int, int, str], None]
+
+
+def fit(
+    system: str,
+    study: Study,
+    *,
+    split: Split,
+    out: str | Path,
+    preset: str | None = None,
+    config: Any = None,
+    genome: str | None = None,
+    start: Translator | None = None,
+    seed: int = 0,
+    precision: Literal["no", "bf16"] = "no",
+    resume: bool = False,
+    stop_after: int | None = None,
+    origin: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Translator | None:
+    """Fit a system and leave ``out/model``, ``out/log.jsonl``, ``out/split.tsv`` and ``out/fit.json``.
+
+    Parameters
+    ----------
+    system
+        A name of `translate.registry.SYSTEMS`.
+    split
+        Cells to learn from, to stop by and to judge by; nothing is learnt from the last two, medians included.
+    preset, config
+        A named configuration of the system, or one of its `config_class`; with both, `preset` is where `config` began.
+    genome
+        Build of the peaks ("hg38", …): then they are checked against it, in queries too.
+    start
+        A fitted translator of the same system whose weights and preprocessing are taken: only phases of modalities that it
+        does not know are run (a protein decoder on its frozen latent), and its configuration is the default.
+    resume
+        Go on with an interrupted fit in ``out``.
+    stop_after
+        Epochs after which to leave as if killed, for tests; None is returned then.
+    origin
+        Where the study came from (files and their hashes, say), for ``run.json``.
+
+    Raises
+    ------
+    InputError
+        For an unknown system or preset, a study without what the system needs, too few cells, or a folder that holds
+        something else.
+    """
+    out = Path(out)
+    main = is_main_process()
+    chosen = configuration(system, preset, config if config is not None or start is None else start.system.config)
+    record: dict[str, Any] = {
+        "system": system,
+        "preset": preset,
+        "config": asdict(chosen),
+        "seed": seed,
+        "genome": genome,
+        "study": fingerprint(study, split),
+        "split": split.name,
+        "precision": precision,
+        "origin": dict(origin or {}),
+        "provenance": provenance(seed=seed),
+    }
+
+    def claimed() -> None:
+        same = ("system", "seed", "genome", "precision")
+        claim(out, record, resume=resume, what=f"a fit of {system}", data="study", also=same)
+
+    if main and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        claimed()  # or not, before anything is worked out
+    if resume and (out / "fit.json").is_file():
+        return Translator.load(out / "model")
+    inputs = _inputs(study, split, chosen, genome, start)
+    feed = Feed.of(study, inputs)
+    passes = feed.passes()
+    train, valid, test = (cells[passes[cells]] for cells in (split.train, split.valid, split.test))
+    if len(valid) < 2 or len(train) < 2:
+        raise InputError(
+            f"fit: {len(train)} training and {len(valid)} validation cells are left of {len(split.train)} and "
+            f"{len(split.valid)} after the cell filter; two of each are needed. Loosen rna.min_genes/rna.max_genes."
+        )
+    network = build(system, chosen, inputs, seed)
+    phases = network.phases()
+    if start is None:
+        network.prepare(feed, train)
+    else:
+        _take_weights(network, start)
+        known = set(start.inputs)
+        phases = tuple(phase for phase in phases if not set(phase.modalities) <= known)
+    if not phases:
+        had = "" if start is None else f" that the model to start from does not have ({', '.join(start.inputs)})"
+        raise InputError(
+            f"fit: {system} has nothing to train on {', '.join(study.modalities)}{had}. Give more modalities."
+        )
+    record |= {
+        "cells": {"train": len(train), "valid": len(valid), "test": len(test), "filtered": int((~passes).sum())},
+        "features": {modality: len(found.var) for modality, found in inputs.items()},
+        "left_out": {m: dict(found.left_out) for m, found in inputs.items() if hasattr(found, "left_out")},
+    }
+    if main:
+        claimed()
+        _write_split(out / "split.tsv", study, split, passes)
+    trainer = Trainer(
+        network,
+        feed,
+        train,
+        valid,
+        seed=seed,
+        folder=out,
+        precision=precision,
+        report=progress if main else None,
+        stop_after=stop_after,
+    )
+    log = trainer.run(phases)
+    if not trainer.finished:
+        return None
+    calibrate(network, feed, valid, phases)
+    fitted = Translator(system, network.cpu(), inputs, record)
+    if main:
+        fitted.save(out / "model")
+        write_metrics(out / "fit.json", _summary(log, record))
+    trainer.accelerator.wait_for_everyone()
+    return fitted
+
+
+def configuration(system: str, preset: str | None, config: Any) -> Any:
+    """The configuration asked for; InputError for an unknown system or preset, or a configuration of another system."""
+    if system not in SYSTEMS:
+        raise InputError(f"no system {system!r}; there are {', '.join(SYSTEMS)}.")
+    kind = SYSTEMS[system]
+    if preset is not None and preset not in kind.presets:
+        raise InputError(f"{system} has no preset {preset!r}; there are {', '.join(kind.presets)}.")
+    chosen = config or (kind.presets[preset] if preset is not None else kind.config_class())
+    if not isinstance(chosen, kind.config_class):
+        raise InputError(f"{system} takes a {kind.config_class.__name__}, not a {type(chosen).__name__}.")
+    return chosen
+
+
+def build(system: str, config: Any, inputs: Mapping[Modality, Input], seed: int) -> System:
+    """The network, its first weights a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return SYSTEMS[system](config, inputs)
+
+
+def _inputs(
+    study: Study, split: Split, config: Any, genome: str | None, start: Translator | None
+) -> dict[Modality, Input]:
+    found: dict[Modality, Input] = {} if start is None else dict(start.inputs)
+    train = split.train
+    for modality in study.modalities:  # RNA first
+        measured = study.measured[modality]
+        if modality not in found:
+            rows = study.rows[modality][train]
+            cells = rows[rows >= 0]
+            if modality == "rna":
+                found["rna"] = RnaInput.fit(measured, cells, config.rna)
+            elif modality == "atac":
+                found["atac"] = AtacInput.fit(measured, cells, config.atac, genome)
+                _prove_one_build(study, genome)
+            else:
+                found["protein"] = ProteinInput.fit(measured, cells)
+        if modality == "rna":
+            # The other modalities are fitted to the cells that will be trained on: shallow RNA drops a cell in all.
+            train = train[_passing(found["rna"], study, train)]
+    if "rna" not in found:
+        raise InputError(f"fit: RNA is needed; the study has {', '.join(study.modalities)}.")
+    return found
+
+
+def _prove_one_build(study: Study, genome: str | None) -> None:
+    """InputError where the places of genes are known and the peaks are no nearer to them than by chance."""
+    genes = study.measured["rna"].var if "rna" in study.measured else None
+    if genes is None or (genes["tss"] >= 0).mean() < 0.5:
+        return
+    regions = Regions.from_var(study.measured["atac"].var, where=study.measured["atac"].name)
+    build = genome or guess_genome(regions)
+    if build is not None:
+        check_genome(regions, build, genes.loc[genes["tss"] >= 0, ["chrom", "tss"]]).check()
+
+
+def _passing(rna: Input, study: Study, cells: Int64[np.ndarray, " cells"]) -> Bool[np.ndarray, " cells"]:
+    """Which of these cells the RNA recipe's filter keeps; those without RNA pass."""
+    passes = np.ones(len(cells), bool)
+    has = study.rows["rna"][cells] >= 0
+    if isinstance(rna, RnaInput) and has.any():
+        passes[has] = rna.keeps(rna.align(study.of("rna", cells[has])))
+    return passes
+
+
+def _take_weights(network: System, start: Translator) -> None:
+    own = network.state_dict()
+    taken = start.system.state_dict()
+    if wrong := [name for name, value in taken.items() if name not in own or own[name].shape != value.shape]:
+        raise InputError(
+            f"fit: {len(wrong)} weights of the model to start from do not fit ({', '.join(wrong[:3])}). It must be the same "
+            "system with the same configuration."
+        )
+    network.load_state_dict(own | taken)
+
+
+def fingerprint(study: Study, split: Split) -> str:
+    """A hash of the cells' names, features and counts, and of the split: the same data give the same."""
+    digest = hashlib.sha256()
+    for modality in study.modalities:
+        part = study.measured[modality]
+        digest.update(f"{modality} {part.n_cells} {part.n_features} {part.matrix.nnz}".encode())
+        digest.update("\n".join([*part.obs.index, *part.var.index]).encode())
+        for array, kind in (
+            (part.matrix.indptr, np.int64),
+            (part.matrix.indices, np.int32),
+            (part.matrix.data, np.float32),
+        ):
+            digest.update(np.ascontiguousarray(array).astype(kind, copy=False).data)
+        digest.update(np.ascontiguousarray(study.rows[modality], np.int64).tobytes())
+    for cells in (split.train, split.valid, split.test):
+        digest.update(f"{len(cells)} ".encode())
+        digest.update(np.ascontiguousarray(cells, np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _write_split(path: Path, study: Study, split: Split, passes: np.ndarray) -> None:
+    part = np.full(study.n_cells, "unused", object)
+    for name, cells in (("train", split.train), ("valid", split.valid), ("test", split.test)):
+        part[cells] = name
+    part[~passes] = "filtered"
+    write_text(path, "cell\tpart\n" + "".join(f"{c}\t{p}\n" for c, p in zip(study.obs.index, part)))
+
+
+def _summary(log: list[dict[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:
+    phases: dict[str, Any] = {}
+    for entry in log:
+        here = phases.setdefault(entry["phase"], {"epochs": 0, "seconds": 0.0})
+        here["epochs"] += 1
+        here["seconds"] += entry["seconds"]
+        if entry["best"] or "valid" not in here:
+            here |= {"valid": entry["valid"], "best_epoch": entry["epoch"]}
+    return {"system": record["system"], "cells": record["cells"], "features": record["features"], "phases": phases}
+
+
+def is_main_process() -> bool:
+    """Whether this process writes. The first to ask settles for accelerate whether processes on CPUs know of each other."""
+    return bool(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process)

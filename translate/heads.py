@@ -1,0 +1,277 @@
+"""Output layers over all genes or peaks, and their losses, computed block by block: the outputs of the whole genome are
+never kept, neither forward nor backward."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+from torch.nn.functional import linear, softplus
+
+from expresser.likelihoods import focal_loss
+from translate.batches import Block, SparseRows, within
+from translate.blocks import xavier_linear
+
+Outputs = Sequence[Tensor]
+# Outputs [cells, features of the block] (may be overwritten), the block's measurements, whether gradients are wanted
+# -> the sum of the loss over the block, and its gradient for each output.
+BlockLoss = Callable[[Outputs, Block, bool], tuple[Tensor, Sequence[Tensor]]]
+
+MEAN_RANGE = (1e-5, 1e6)
+DISPERSION_RANGE = (1e-4, 1e3)
+START = 0.1  # what a head's weights are multiplied by where it starts at base rates
+# The same for the outputs that they are computed from, by exp and by softplus.
+LOG_MEAN_RANGE = (math.log(MEAN_RANGE[0]), math.log(MEAN_RANGE[1]))
+RAW_DISPERSION_RANGE = (math.log(math.expm1(DISPERSION_RANGE[0])), DISPERSION_RANGE[1])
+LARGEST = 40.0  # log-odds: the product of two 1 + e^z is still a float32
+
+
+class _Blockwise(torch.autograd.Function):
+    """Sum of a loss over outputs ``hidden @ weight.T + bias``, each block's gradient taken while the block is there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        loss: BlockLoss,
+        target: SparseRows,
+        parents: Sequence[int] | None,
+        wanted: bool,
+        hidden: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        weights, biases = parameters[0::2], parameters[1::2]
+        # One layer before all outputs ([cells, size]) or one for each parent of blocks ([cells, parents, size]).
+        layers = [x.to(dtype).contiguous() for x in (hidden.unbind(1) if parents is not None else [hidden])]
+        below = [torch.zeros_like(x, dtype=torch.float32) for x in layers] if wanted else []
+        grads = [torch.empty_like(p) for p in parameters] if wanted else []
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for number, span in enumerate(slice(a, b) for a, b in pairwise(target.bounds)):
+            if span.start == span.stop:
+                continue
+            which = 0 if parents is None else parents[number]
+            h, ws = layers[which], [w[span].to(dtype) for w in weights]
+            outputs = [linear(h, w, b[span].to(dtype)).float() for w, b in zip(ws, biases)]
+            value, slopes = loss(outputs, target.block(number), wanted)
+            total += value
+            for i, slope in enumerate(slopes):
+                g = slope.to(dtype)
+                below[which] += g @ ws[i]
+                grads[2 * i][span] = g.T @ h
+                torch.sum(slope, dim=0, out=grads[2 * i + 1][span])
+        if wanted:
+            ctx.save_for_backward(torch.stack(below, dim=1) if parents is not None else below[0], *grads)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = upstream
+        return None, None, None, None, *(g * scale for g in ctx.saved_tensors)
+
+
+def blockwise(
+    loss: BlockLoss,
+    target: SparseRows,
+    hidden: Float[Tensor, "cells *size"],
+    *parameters: Tensor,
+    parents: Sequence[int] | None = None,
+) -> Float32[Tensor, ""]:
+    """Sum of a loss over all outputs; parameters: weight and bias of each output layer, in turn.
+
+    parents: which of the layers in `hidden` each block of the target is computed from, where there are several.
+    """
+    # `ctx.needs_input_grad` does not know of no_grad.
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, *parameters))
+    return _Blockwise.apply(loss, target, parents, wanted, hidden, *parameters)
+
+
+def bernoulli_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    r"""Minus the Bernoulli log-likelihood: :math:`\sum \ln(1 + e^z) - \sum_{open} z`, gradient :math:`\sigma(z) - y`.
+
+    One exponential serves both, and one logarithm two entries: :math:`\ln(1 + e^a) + \ln(1 + e^b) = \ln((1 + e^a)(1 + e^b))`.
+    """
+    z = outputs[0].view(-1)
+    total = -z.index_select(0, block.flat).sum()
+    if len(z) and (z.device.type != "cpu" or not z.amax() <= LARGEST):
+        total = total + (z - LARGEST).clamp_min_(0).sum()  # beyond it ln(1 + e^z) is z
+        z.clamp_max_(LARGEST)
+    exp = z.exp_()
+    u = exp + 1
+    # Not 1 - 1 / u, which rounds away the gradient of peaks that are open in one cell of some thousands.
+    slope = exp.div_(u) if wanted else None
+    half = len(u) // 2
+    pairs = torch.mul(u[:half], u[half : 2 * half], out=u[:half])
+    total = total + pairs.log_().sum() + u[2 * half :].log().sum()
+    if slope is None:
+        return total, ()
+    slope.index_add_(0, block.flat, torch.ones_like(block.flat, dtype=slope.dtype), alpha=-1)
+    return total, (slope.view_as(outputs[0]),)
+
+
+def nb_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    r"""Minus the negative-binomial log-likelihood of `expresser.likelihoods.nb_log_prob`, counts sparse.
+
+    Outputs: log of the mean, and the dispersion before softplus, both clamped as `CountHead` says. A zero costs
+    :math:`\theta \ln(1 + \mu / \theta)`; gamma functions are needed at non-zeros only.
+    """
+    raw_mean, raw_dispersion = outputs
+    free_mean, free_dispersion = _held(raw_mean, *LOG_MEAN_RANGE), _held(raw_dispersion, *RAW_DISPERSION_RANGE)
+    mu, theta = raw_mean.exp_(), softplus(raw_dispersion)
+    ratio = mu / theta
+    log1p = ratio.log1p()
+    at, y = block.flat, block.amounts()
+    m, t = mu.view(-1).index_select(0, at), theta.view(-1).index_select(0, at)
+    nonzero = y * torch.log1p(t / m) + t.lgamma() + (y + 1).lgamma() - (y + t).lgamma()
+    total = (theta * log1p).sum() + nonzero.sum()
+    if not wanted:
+        return total, ()
+    share = (ratio + 1).reciprocal_()  # θ / (θ + μ)
+    # Not log1p + share - 1, which is 6e-8 of rounding where μ << θ and the difference is smaller than that.
+    slope_theta = log1p.sub_(ratio.mul_(share))
+    slope_theta.view(-1).index_add_(0, at, y / (t + m) + t.digamma() - (y + t).digamma())
+    slope_mean = share.mul_(mu)  # the chain rule through exp
+    slope_mean.view(-1).index_add_(0, at, y * t / (t + m), alpha=-1)
+    slope_theta.mul_(raw_dispersion.sigmoid_())  # and through softplus
+    for slope, free in ((slope_mean, free_mean), (slope_theta, free_dispersion)):
+        if free is not None:
+            slope.mul_(free)
+    return total, (slope_mean, slope_theta)
+
+
+def _held(x: Tensor, low: float, high: float) -> Tensor | None:
+    """Clamp in place; where nothing was held (1), or None if that was nowhere, which only a CPU can tell without waiting."""
+    if x.device.type == "cpu" and x.numel():
+        least, most = x.aminmax()
+        if low <= least and most <= high:
+            return None
+    free = (x >= low) & (x <= high)
+    x.clamp_(low, high)
+    return free
+
+
+def focal_block(
+    outputs: Outputs, block: Block, wanted: bool, *, gamma: float, positive_weight: float, negative_weight: float
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """`expresser.likelihoods.focal_loss` summed over the block; differentiated by autograd."""
+    leaf = outputs[0].detach().requires_grad_(wanted)
+    truth = torch.zeros_like(leaf)
+    truth.view(-1)[block.flat] = 1.0
+    with torch.set_grad_enabled(wanted):
+        total = focal_loss(
+            truth, logits=leaf, gamma=gamma, positive_weight=positive_weight, negative_weight=negative_weight
+        ).sum()
+    return total.detach(), torch.autograd.grad(total, [leaf]) if wanted else ()
+
+
+@dataclass(frozen=True)
+class Focal:
+    """Which focal loss: weights of open and closed entries, and how fast entries that are right lose weight."""
+
+    gamma: float = 2.0
+    positive_weight: float = 0.93
+    negative_weight: float = 0.07
+
+    def block(self) -> BlockLoss:
+        """The loss of one block."""
+        return partial(
+            focal_block,
+            gamma=self.gamma,
+            positive_weight=self.positive_weight,
+            negative_weight=self.negative_weight,
+        )
+
+
+class CountHead(nn.Module):
+    """Mean = exp(linear), clamped to [1e-5, 1e6], and dispersion = softplus(linear), clamped to [1e-4, 1e3], of each gene."""
+
+    def __init__(self, n_in: int, n_genes: int) -> None:
+        super().__init__()
+        self.mean, self.dispersion = xavier_linear(n_in, n_genes), xavier_linear(n_in, n_genes)
+
+    def loss(self, hidden: Float[Tensor, "cells size"], target: SparseRows) -> Float32[Tensor, ""]:
+        """Minus the NB log-likelihood in nats, summed over cells and genes."""
+        parameters = [p for layer in (self.mean, self.dispersion) for p in (layer.weight, layer.bias)]
+        return blockwise(nb_block, target, hidden, *parameters)
+
+    @torch.no_grad()
+    def start_at(self, mean: Float32[Tensor, " genes"]) -> None:
+        """Begin at these means, with little else."""
+        self.mean.bias.copy_(mean.clamp_min(1e-4).log())
+        self.mean.weight.mul_(START)
+        self.dispersion.weight.mul_(START)
+
+    def predict(self, hidden: Float[Tensor, "cells size"], genes: slice) -> Float32[Tensor, "cells genes"]:
+        """The mean of these genes, linear."""
+        out = linear(hidden, self.mean.weight[genes], self.mean.bias[genes])
+        return out.float().clamp(*LOG_MEAN_RANGE).exp()
+
+
+class OpenHead(nn.Module):
+    """Log-odds that each peak is open. Peaks lie in blocks; with `per_block` each block has a hidden layer of its own."""
+
+    slope: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        bounds: Sequence[int],
+        n_in: int,
+        *,
+        per_block: bool,
+        bias: float | None = None,
+        loss: BlockLoss | None = None,
+    ) -> None:
+        super().__init__()
+        self.bounds, self.per_block = tuple(bounds), per_block
+        self.block_loss = loss or bernoulli_block
+        if per_block:
+            sizes = [b - a for a, b in pairwise(bounds)]
+            parts = [xavier_linear(n_in, max(n, 1)) for n in sizes]
+        else:
+            sizes = [bounds[-1]]
+            parts = [xavier_linear(n_in, bounds[-1])]
+        self.weight = nn.Parameter(torch.cat([p.weight.data[:n] for p, n in zip(parts, sizes)]))
+        self.bias = nn.Parameter(torch.cat([p.bias.data[:n] for p, n in zip(parts, sizes)]))
+        if bias is not None:
+            nn.init.constant_(self.bias, bias)
+        # What calibration found: probability = sigmoid(slope * logit + shift). A Bernoulli loss needs none.
+        self.register_buffer("slope", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def loss(self, hidden: Float[Tensor, "cells *size"], target: SparseRows) -> Float32[Tensor, ""]:
+        """The loss (default: minus the Bernoulli log-likelihood, nats), summed over cells and peaks."""
+        parents = within(target.bounds, self.bounds) if self.per_block else None
+        return blockwise(self.block_loss, target, hidden, self.weight, self.bias, parents=parents)
+
+    @torch.no_grad()
+    def start_at(self, share: Float32[Tensor, " peaks"]) -> None:
+        """Begin at these shares of open cells, with little else."""
+        self.bias.copy_(share.clamp(1e-4, 1 - 1e-4).logit())
+        self.weight.mul_(START)
+
+    def logits(self, hidden: Float[Tensor, "cells *size"], peaks: slice) -> Float32[Tensor, "cells peaks"]:
+        """Log-odds of these peaks."""
+        if not self.per_block:
+            return linear(hidden, self.weight[peaks], self.bias[peaks]).float()
+        parts = [
+            linear(hidden[:, number], self.weight[a:b], self.bias[a:b]).float() for number, a, b in self._spans(peaks)
+        ]
+        return torch.cat(parts, dim=1) if parts else hidden.new_zeros(len(hidden), 0)
+
+    def probability(self, hidden: Float[Tensor, "cells *size"], peaks: slice) -> Float32[Tensor, "cells peaks"]:
+        """Calibrated probability that these peaks are open."""
+        return torch.sigmoid(self.slope * self.logits(hidden, peaks) + self.shift)
+
+    def _spans(self, peaks: slice) -> Iterable[tuple[int, int, int]]:
+        start, stop, step = peaks.indices(self.bounds[-1])
+        if step != 1:
+            raise ValueError(f"peaks are asked in runs, not in steps of {step}.")
+        for number, (a, b) in enumerate(zip(self.bounds, self.bounds[1:])):
+            if max(a, start) < min(b, stop):
+                yield number, max(a, start), min(b, stop)

@@ -1,0 +1,86 @@
+"""Where a study came from: which files, read how, with which content; enough to read it again or to say what changed."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from expresser.corpus.manifest import sha256_file
+from expresser.errors import InputError
+from translate.data import read_study
+from translate.study import MODALITIES, Modality, Study
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The arguments of `translate.data.read_study`, paths as text."""
+
+    rna: str | None = None
+    atac: str | None = None
+    protein: str | None = None
+    mudata: str | None = None
+    rna_only: tuple[str, ...] = ()
+    atac_only: tuple[str, ...] = ()
+    layer: str | None = None
+    genes: str | None = None
+
+    @property
+    def files(self) -> dict[Modality, Path]:
+        """The file of each modality, where it has one of its own."""
+        named = {m: getattr(self, m) for m in MODALITIES}
+        return {m: Path(name) for m, name in named.items() if name is not None and not name.startswith("obsm:")}
+
+    @property
+    def paths(self) -> list[Path]:
+        """Everything that is read."""
+        more = [self.mudata, *self.rna_only, *self.atac_only, self.genes]
+        return [*self.files.values(), *(Path(path) for path in more if path is not None)]
+
+    def read(self) -> Study:
+        """Read it."""
+        return read_study(**asdict(self))
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: the arguments, paths made absolute, and the sha256 of each file."""
+        read = {
+            key: [_absolute(v) for v in value]
+            if isinstance(value, tuple)
+            else value
+            if key == "layer"
+            else _absolute(value)
+            for key, value in asdict(self).items()
+            if value
+        }
+        return {"read": read, "sha256": {str(path.absolute()): content_hash(path) for path in self.paths}}
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> "Origin":
+        """From what `plain` gave; InputError where a file is gone or has other content."""
+        known = {field.name for field in fields(cls)}
+        read: dict[str, Any] = dict(plain.get("read", {}))
+        if not read or set(read) - known:
+            raise InputError("the run does not say which files it was made from")
+        for path, digest in plain["sha256"].items():
+            if not Path(path).exists():
+                raise InputError(f"{path} is no longer there")
+            if content_hash(Path(path)) != digest:
+                raise InputError(f"{path} has changed since")
+        read |= {key: tuple(value) for key, value in read.items() if isinstance(value, list)}
+        return cls(**read)
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of a file; of a folder, of its files with their names, sorted. InputError where there is neither."""
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such file or folder.")
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None or path.startswith("obsm:") else str(Path(path).absolute())

@@ -1,0 +1,180 @@
+"""The sections of an evaluation's page: one for each direction, in words, tables and figures, and one for the latents."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from expresser.report import Figure, Section, Table
+from translate import page_figures as draw
+from translate.drawings import Drawings, Picture
+from translate.maps import FEWEST
+from translate.verdicts import DECIDING, FEATURES, Verdict, direction_name, score_name, target, value
+
+Direction = Literal["min", "max"]
+
+_PROFILES = ("pseudobulk_pearson", "pseudobulk_type_pearson")
+_COLUMNS = {
+    "rna": (
+        "pearson_gene",
+        "pearson_gene_median",
+        "pearson_cell",
+        "pearson_flat",
+        "mae",
+        "rmse",
+        *_PROFILES,
+        "marker_auroc",
+    ),
+    "atac": ("auroc_peak", "auprnorm_peak", "auroc_cell", "auroc_flat", "auprc_flat", "ece", "spread", *_PROFILES),
+    "protein": ("pearson_protein", "pearson_protein_median", "pearson_cell", "pearson_flat", "mae", "rmse", *_PROFILES),
+}
+_LEAST = ("mae", "rmse", "ece", "foscttm")  # the lower the better; spread is neither
+_LABELS = ("cell_type", "celltype", "cell_types", "annotation", "leiden", "louvain")
+
+_MEASURED = {
+    "rna": """
+Predicted and measured expression are ln(1 + size-normalised count). r by gene is the mean, over genes, of the correlation
+over cells inside a gene: does the method know in which cells a gene is high? A gene that varies and is predicted by one
+number counts as 0; genes that do not vary in the test cells have none. r over all entries is mostly that some genes are
+high everywhere, which the training mean knows too.
+""",
+    "atac": """
+A prediction is compared with whether any fragment was counted. AUROC by peak is the mean, over peaks, of the chance that
+an open cell scores higher than a closed one: does the method know in which cells a peak is open? 0.5 is chance. AUPRnorm
+by peak is (average precision - share open) / (1 - share open), 0 at chance. Over all entries the easy part dominates: some
+peaks are open everywhere, and the training mean knows it. The calibration error and the spread are of probabilities;
+the spread is the standard deviation over cells, averaged over peaks.
+""",
+    "protein": """
+Predicted and measured values are centred log-ratios of counts + 1. r by protein is the mean, over proteins, of the
+correlation over cells inside a protein. r over all entries is mostly that some proteins are high everywhere.
+""",
+}
+
+
+def direction_section(
+    metrics: Mapping[str, Any],
+    drawings: Drawings,
+    direction: str,
+    models: Sequence[str],
+    oracles: Sequence[str],
+    said: Sequence[Verdict],
+) -> Section:
+    """What was found in one direction: in words, the table, the figures."""
+    methods, to = metrics["methods"], target(direction)
+    lead = DECIDING[to][0][0]
+    there = [name for name in methods if direction in methods[name]]
+    ranked = sorted(there, key=lambda name: -value(methods[name][direction], lead, missing=-np.inf))
+    order = [n for n in ranked if n in models] + [n for n in ranked if n not in models and n not in oracles]
+    tables = [_table(metrics, order, direction, f"{direction_name(direction)}: all methods", said)]
+    if ceiling := [name for name in ranked if name in oracles]:
+        tables.append(_table(metrics, ceiling, direction, "What the truth itself would score", ()))
+    # The model, what it is up against, and what is possible: more lines than that cannot be told apart.
+    has = {n: drawings.pictures[n][direction] for n in there if direction in drawings.pictures.get(n, {})}
+    first, others = [n for n in order if n in models][:2], [n for n in order if n not in models]
+    pictures = {n: has[n] for n in (*first, *others[:1], *ceiling[:1]) if n in has}
+    figures = [draw.bars(methods, [*order, *ceiling], direction, models)]
+    figures += draw.by_feature(pictures, direction, drawings.features[direction])
+    figures += draw.density(pictures, {name: methods[name][direction] for name in pictures}, direction)
+    words = [verdict.sentence() for verdict in said]
+    if to == "atac":
+        share = next((float(picture.pseudobulk[0].mean(dtype=np.float64)) for picture in pictures.values()), None)
+        figures += draw.rates(pictures, share)
+        likely = [n for n in others if n in has and has[n].calibration is not None]
+        pictures = {n: has[n] for n in (*first, *likely[:1], *ceiling[:1]) if n in has}
+        figures += [*draw.calibration(pictures), *draw.collapse(pictures)]
+        words += _collapse_sentences(pictures)
+    tables += [_markers(name, has[name].markers) for name in first if name in has and has[name].markers is not None]
+    return Section(direction_name(direction), "\n\n".join([*words, _MEASURED[to]]), (*tables, *figures))
+
+
+def _table(
+    metrics: Mapping[str, Any], order: Sequence[str], direction: str, title: str, said: Sequence[Verdict]
+) -> Table:
+    """A row a method, the columns that any of them has."""
+    rows = {name: metrics["methods"][name][direction] for name in order}
+    columns = [c for c in _COLUMNS[target(direction)] if any(c in scores for scores in rows.values())]
+    frame = pd.DataFrame({score_name(c): [value(rows[n], c) for n in order] for c in columns}, index=pd.Index(order))
+    if len({verdict.model for verdict in said}) == 1:
+        notes = {verdict.baseline: verdict.said for verdict in said}
+        frame.insert(0, "note", [notes.get(name, "") for name in order])
+    if any("seconds" in scores for scores in rows.values()):
+        frame["seconds"] = [value(rows[name], "seconds") for name in order]
+    frame.index.name = "method"
+    best: dict[str, Direction] = {score_name(c): "min" if c in _LEAST else "max" for c in columns if c != "spread"}
+    first = rows[order[0]] if order else {}
+    caption = ""
+    if first:
+        of = FEATURES[target(direction)]
+        number = int(value(first, f"n_{of}", missing=0.0))
+        caption = f"{int(value(first, 'n_cells', missing=0.0)):,} test cells, {number:,} {of}"
+        undefined = value(first, f"{of}_undefined")
+        caption += "" if np.isnan(undefined) else f", {int(undefined):,} of them without a score of their own"
+        caption += ". A dash: undefined, or not a probability. Note: whether the model beats the method."
+    return Table(title, frame, caption, best if len(order) > 1 else {})
+
+
+def _markers(name: str, markers: pd.DataFrame) -> Table:
+    """How well predicted and measured values of each cell type's markers tell its cells."""
+    groups = markers.groupby("label", observed=True)
+    frame = groups[["auroc", "auroc_truth"]].mean()
+    frame.insert(0, "markers", groups.size())
+    frame = frame.rename(columns={"auroc": "AUROC, predicted", "auroc_truth": "AUROC, measured"})
+    frame.index.name = "cell type"
+    caption = "Mean over markers of the chance that a cell of the type is higher than another. Markers are by measured values."
+    return Table(f"{name}: markers of each cell type", frame, caption)
+
+
+def _collapse_sentences(pictures: Mapping[str, Picture]) -> list[str]:
+    parts = {name: draw.spread_share(picture) for name, picture in pictures.items()}
+    texts = [f"{np.median(share):.1%} for {name}" for name, share in parts.items() if share.size]
+    if not texts:
+        return []
+    return [
+        "Of the median peak, predictions vary between cells by this share of how much open and closed calls vary: "
+        f"{', '.join(texts)}. A model that gives every cell the same answer has 0 %."
+    ]
+
+
+def alignment_section(
+    metrics: Mapping[str, Any],
+    drawings: Drawings,
+    models: Sequence[str],
+    colour: pd.Series | None,
+    maps: bool,
+    most: int,
+    seed: int,
+) -> list[Section]:
+    """FOSCTTM and maps of the latents, where a method has latents of two modalities."""
+    methods = metrics["methods"]
+    scored = {name: value(methods[name], "foscttm") for name in methods if "foscttm" in methods[name]}
+    pairs = {name: drawings.latents[name] for name in models if len(drawings.latents.get(name, {})) > 1}
+    if not scored and not pairs:
+        return []
+    text = (
+        "The latents of one cell, from either modality, should be near each other. FOSCTTM is the mean share of other cells "
+        "that are closer than the cell itself: 0 is perfect, 0.5 is chance."
+    )
+    items: list[Figure | Table] = []
+    if scored:
+        frame = pd.DataFrame({"FOSCTTM": scored})
+        frame.index.name = "method"
+        items.append(Table("Alignment of latents", frame, best={"FOSCTTM": "min"} if len(scored) > 1 else {}))
+    if maps:
+        for name, latents in pairs.items():
+            items += draw.latent_maps(latents, name, colour, most=most, seed=seed)
+        if pairs and len(drawings.obs) < FEWEST:
+            text += f"\n\n{too_few(drawings.obs)}"
+    return [Section("Alignment", text, tuple(items))]
+
+
+def too_few(obs: pd.DataFrame) -> str:
+    """Why there is no map."""
+    return f"No map is drawn: {len(obs)} test cells are fewer than the {FEWEST} that a UMAP needs."
+
+
+def colour_of(obs: pd.DataFrame, labels: str | None) -> pd.Series | None:
+    """What cells are coloured by: the labels of the evaluation, else a column known by name, else nothing."""
+    name = labels if labels in obs else next((c for c in _LABELS if c in obs), None)
+    return None if name is None else obs[name].rename(str(name))

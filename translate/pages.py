@@ -1,0 +1,187 @@
+"""The pages about a translator: how it was fitted, and how well it predicts held-out cells, against baselines, in words."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from expresser.plots import curve_axes, svg
+from expresser.readable import Number, format_number
+from expresser.report import Figure, Section, Table, write_report
+from translate.drawings import Drawings
+from translate.page_figures import value_maps
+from translate.page_sections import alignment_section, colour_of, direction_section, too_few
+from translate.verdicts import (
+    DECIDING,
+    FEATURES,
+    Verdict,
+    direction_name,
+    score_name,
+    summary_sentences,
+    target,
+    value,
+    verdicts,
+)
+
+Components = Mapping[str, Mapping[str, Float32[np.ndarray, "cells components"]]]
+Summary = Sequence[tuple[str, Number | str | None]]
+
+
+def fit_page(
+    path: str | Path,
+    *,
+    title: str,
+    log: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Number | str | None],
+    provenance: Mapping[str, Any],
+    text: str = "",
+    evaluated: tuple[Summary, Sequence[Section]] = ((), ()),
+) -> Path:
+    """Write the page of a fit: what was trained on what (`facts`, in their order), losses by epoch, where it comes from.
+
+    log: entries as the training engine writes them to `log.jsonl`, one an epoch: phase, epochs (done, over all phases),
+    train and valid ({term: mean}), best, seconds, cells_per_s. text: paragraphs, such as how the system differs from its
+    paper. evaluated: what `evaluation_sections` returned, shown first.
+    """
+    sections = [*evaluated[1], *([Section("The system", text)] if text else [])]
+    phases = list(dict.fromkeys(entry["phase"] for entry in log))
+    for phase in phases:
+        entries = [entry for entry in log if entry["phase"] == phase]
+        best = [entry["epochs"] for entry in entries if entry.get("best")]
+        words = f"{len(entries)} epochs in {format_number(sum(e['seconds'] for e in entries) / 60)} minutes."
+        words += f" The loss that is watched was lowest in epoch {best[-1]}." if best else ""
+        sections.append(Section(f"Phase: {phase}", words, tuple(_losses(entries))))
+    if not log:
+        sections.append(Section("Training", "No epoch was run."))
+    speed = [float(entry["cells_per_s"]) for entry in log if entry.get("cells_per_s")]
+    more = [("epochs", len(log)), ("minutes of training", sum(float(e["seconds"]) for e in log) / 60)]
+    summary: list[tuple[str, Number | str | None]] = [*evaluated[0], *facts.items(), *more]
+    summary += [("cells/s", float(np.median(speed)))] if speed else []
+    return write_report(path, title=title, summary=summary, sections=sections, provenance=provenance)
+
+
+def evaluation_page(
+    path: str | Path,
+    metrics: Mapping[str, Any],
+    drawings: Drawings,
+    provenance: Mapping[str, Any],
+    *,
+    components: Components | None = None,
+    title: str = "Translation of held-out cells",
+    maps: bool = True,
+    most_cells: int = 3000,
+    seed: int = 0,
+) -> Path:
+    """Write the page of an evaluation; the arguments are those of `evaluation_sections`."""
+    summary, sections = evaluation_sections(
+        metrics, drawings, components=components, maps=maps, most_cells=most_cells, seed=seed
+    )
+    return write_report(path, title=title, summary=summary, sections=sections, provenance=provenance)
+
+
+def evaluation_sections(
+    metrics: Mapping[str, Any],
+    drawings: Drawings,
+    *,
+    components: Components | None = None,
+    maps: bool = True,
+    most_cells: int = 3000,
+    seed: int = 0,
+) -> tuple[Summary, list[Section]]:
+    """The answer at a glance, and the sections, of what `translate.evaluate` returned.
+
+    components: direction -> {"measured": …, a method: …} -> principal components of the test cells
+    (`translate.maps.principal_scores`), each drawn as a UMAP. maps=False draws none. most_cells: of a map, drawn at random.
+    Methods that are neither named in metrics["baselines"] nor begin with "oracle" are the models, and come first.
+    """
+    methods = metrics["methods"]
+    oracles = [name for name in methods if name.startswith("oracle")]
+    models = [name for name in methods if name not in metrics["baselines"] and name not in oracles]
+    found = {
+        model: {d: verdicts(metrics, drawings.pictures, d, model) for d in metrics["directions"] if d in methods[model]}
+        for model in models
+    }
+    colour = colour_of(drawings.obs, metrics.get("labels"))
+    opening = [line for model in models for line in summary_sentences(found[model], model)] or [
+        "No model was examined."
+    ]
+    opening.append(
+        f"{_rule(metrics['directions'])} Not beaten: higher in none. One split, one draw of test cells: small differences "
+        "mean little."
+    )
+    sections = [Section("Result", "\n\n".join(opening))]
+    for direction in metrics["directions"]:
+        said = [verdict for model in models for verdict in found[model].get(direction, [])]
+        shown = (components or {}).get(direction, {}) if maps else {}
+        sections.append(direction_section(metrics, drawings, direction, models, oracles, said))
+        figures = value_maps(shown, direction, colour, most=most_cells, seed=seed)
+        if shown:
+            text = "" if figures else too_few(drawings.obs)
+            sections.append(Section(f"{direction_name(direction)}: maps of cells", text, tuple(figures)))
+    sections += alignment_section(metrics, drawings, models, colour, maps, most_cells, seed)
+    not_run = dict(metrics.get("skipped") or {})
+    if metrics.get("labels_skipped"):
+        not_run["scores of cell types"] = metrics["labels_skipped"]
+    if not_run:
+        frame = pd.DataFrame({"why": not_run})
+        frame.index.name = "what"
+        sections.append(Section("Not run", "", (Table("What was not run", frame),)))
+    return _headline(metrics, found), sections
+
+
+def _losses(entries: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Training and validation loss, and the validation terms, by epoch."""
+    rows = []
+    for entry in entries:
+        row = {"epoch": entry["epochs"]}
+        row |= {f"train {k}" if k != "loss" else "training": v for k, v in entry["train"].items()}
+        row |= {f"valid {k}" if k != "loss" else "validation": v for k, v in entry["valid"].items()}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    phase = entries[0]["phase"]
+    figures: list[Figure] = []
+    for name, columns in (
+        ("loss", [c for c in ("training", "validation") if c in frame]),
+        ("training terms", [c for c in frame if c.startswith("train ")]),
+        ("validation terms", [c for c in frame if c.startswith("valid ")]),
+    ):
+        if not columns or (name != "loss" and len(columns) < 2 and len(figures) > 0):
+            continue
+        drawing = svg(partial(curve_axes, frame=frame, x="epoch", y=columns, xlabel="epoch", ylabel="loss"))
+        figures.append(Figure(f"{phase}: {name}", drawing, data=frame[["epoch", *columns]]))
+    return figures
+
+
+def _rule(directions: Sequence[str]) -> str:
+    """What it means to be beaten, for the modalities at hand."""
+    parts = []
+    for to in dict.fromkeys(map(target, directions)):
+        scores = " and ".join(score_name(score) for score, _, _ in DECIDING[to])
+        parts.append(
+            f"{scores} higher on average, and {score_name(DECIDING[to][0][0])} in more than half of the {FEATURES[to]}"
+        )
+    return f"Beaten means: {'; '.join(parts)}."
+
+
+def _headline(
+    metrics: Mapping[str, Any], found: Mapping[str, Mapping[str, Sequence[Verdict]]]
+) -> list[tuple[str, Number | str | None]]:
+    lines: list[tuple[str, Number | str | None]] = []
+    for model, by_direction in found.items():
+        for direction, said in by_direction.items():
+            lead = DECIDING[target(direction)][0][0]
+            name = f"{direction_name(direction)}, {score_name(lead)}"
+            lines.append((f"{name}: {model}", value(metrics["methods"][model][direction], lead)))
+            if said:
+                best = said[0].baseline
+                lines.append((f"{name}: best baseline, {best}", value(metrics["methods"][best][direction], lead)))
+    every = [verdict for by_direction in found.values() for said in by_direction.values() for verdict in said]
+    if every:
+        lines.append(("baselines beaten", f"{sum(v.said == 'beaten' for v in every)} of {len(every)}"))
+    if "cells" in metrics:
+        lines.append(("test cells", metrics["cells"]["test"]))
+    return lines

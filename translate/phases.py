@@ -1,0 +1,343 @@
+"""The one training engine: a phase is players taking turns on the same batches, watched on cells that nobody trains on."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from expresser.corpus.shuffle import splitmix64
+from expresser.corpus.stream import permutation
+from expresser.errors import InputError
+from expresser.run_folder import Log
+from translate.batches import Batch
+from translate.feed import Feed, to_device
+from translate.schedules import Plateau, Watch
+from translate.state import Saved, load_state, save_state
+from translate.study import Modality
+
+Terms = dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Which optimiser."""
+
+    kind: Literal["adam", "rmsprop"] = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Of these parameters."""
+        if self.kind == "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True)
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parts of the system that move together. All others are frozen during its turn: eval mode, no gradient.
+
+    every: takes its turn on batches 0, every, 2 every, …; clip_norm: of the gradient; clip_weights: to ± this after a step.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    optimizer: Optimizer
+    every: int = 1
+    clip_norm: float | None = None
+    clip_weights: float | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Training with the same players and losses until the epochs are over or the watched loss no longer falls.
+
+    monitor: the name of a term of the validation losses, or "loss" for their sum; its best weights are restored at the end.
+    patience None: all epochs are run and the last weights are kept.
+    """
+
+    name: str
+    players: tuple[Player, ...]
+    modalities: tuple[Modality, ...]
+    epochs: int
+    batch_size: int
+    monitor: str = "loss"
+    patience: int | None = None
+    threshold: float = 1e-4
+    plateau: Plateau | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn it is; `player` is None when cells are judged only."""
+
+    phase: str
+    player: str | None
+    epoch: int
+    key: int  # of this epoch's noise: a function of seed, phase and epoch
+
+
+@dataclass
+class Trainer:
+    """Trains a system phase by phase; with `folder` it can be killed at any moment and resumed.
+
+    Results depend on the seed and the cells, not on the number of processes (up to rounding).
+    """
+
+    system: Any  # translate.system.System, which imports this module
+    feed: Feed
+    train: Int64[np.ndarray, " train"]
+    valid: Int64[np.ndarray, " valid"]
+    seed: int
+    folder: Path
+    precision: Literal["no", "bf16"] = "no"
+    save_seconds: float = 30.0
+    report: Callable[[int, int, str], None] | None = None  # epochs done, epochs at most, a note
+    stop_after: int | None = None  # epochs; for tests: leave as if killed
+    device: torch.device = field(init=False)
+    finished: bool = field(init=False, default=False)
+
+    def run(self, phases: Sequence[Phase]) -> list[dict[str, Any]]:
+        """Run the phases in order and return the log, one entry an epoch.
+
+        Raises InputError where a phase lacks cells, before any is run; FloatingPointError where a loss is not finite.
+        """
+        for phase in phases:
+            self._cells(self.train, phase), self._cells(self.valid, phase)
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(mixed_precision=self.precision)
+        self.device = self.accelerator.device
+        self.system.to(self.device)
+        saved = load_state(self.folder / "state")
+        if saved is not None:
+            self.system.load_state_dict(saved.system)
+        self.log = Log(
+            self.folder / "log.jsonl",
+            position="epochs",
+            keep_until=saved.epochs if saved else 0,
+            active=self.accelerator.is_main_process,
+        )
+        self.epochs = saved.epochs if saved else 0
+        self.most = sum(phase.epochs for phase in phases)
+        self.finished = True
+        for number, phase in enumerate(phases):
+            if saved is not None and number < saved.phase:
+                continue
+            here = saved if saved is not None and number == saved.phase else None
+            if not self._run_phase(number, phase, here):
+                self.finished = False
+                break
+        self.system.eval().requires_grad_(False)
+        return self.log.entries
+
+    def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> bool:
+        """Whether the phase came to its end."""
+        watch = Watch(phase.patience, phase.threshold, phase.plateau)
+        optimizers = {p.name: p.optimizer.build(parameters(self.system, p)) for p in phase.players}
+        best: Mapping[str, Tensor] | None = None
+        start = 0
+        if saved is not None:
+            start, best = saved.epoch, saved.best
+            watch.restore(saved.watch)
+            saved.restore_optimizers(self.system, optimizers, phase)
+        wrote = time.monotonic()
+        for epoch in range(start, phase.epochs):
+            if watch.over:
+                break
+            began = time.perf_counter()
+            trained = self._train_epoch(number, phase, epoch, optimizers, watch)
+            middle = time.perf_counter()
+            judged = self._judge(phase, epoch)
+            if phase.monitor not in judged:
+                raise ValueError(f"phase {phase.name!r} watches {phase.monitor!r}; there are {', '.join(judged)}.")
+            better = watch.see(epoch, judged[phase.monitor], trained.get("loss", math.nan))
+            if better and phase.patience is not None:
+                best = {name: value.detach().clone() for name, value in self.system.state_dict().items()}
+            self.epochs += 1
+            entry = {
+                "phase": phase.name,
+                "epoch": epoch,
+                "epochs": self.epochs,
+                "train": trained,
+                "valid": judged,
+                "best": watch.best_epoch == epoch,
+                "lr": {p.name: watch.rate(p.optimizer.lr) for p in phase.players},
+                "seconds": time.perf_counter() - began,
+                "cells_per_s": len(self._cells(self.train, phase)) / max(middle - began, 1e-9),
+            }
+            self.log.write(entry)
+            if self.report is not None:
+                note = f"{phase.name}: {phase.monitor} {judged[phase.monitor]:.4f} (best {watch.best:.4f})"
+                self.report(self.epochs, self.most, note)
+            stop = self.stop_after is not None and self.epochs >= self.stop_after
+            if stop or time.monotonic() - wrote > self.save_seconds:
+                self._save(number, epoch + 1, phase, watch, best, optimizers)
+                wrote = time.monotonic()
+            if stop:
+                return False
+        if best is not None:
+            self.system.load_state_dict(best)
+        self._save(number + 1, 0, None, None, None, {})
+        return True
+
+    def _train_epoch(
+        self,
+        number: int,
+        phase: Phase,
+        epoch: int,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        watch: Watch,
+    ) -> dict[str, float]:
+        """One pass over the training cells; mean losses by player and term."""
+        order = self._cells(self.train, phase)
+        order = order[permutation(len(order), self.seed, number, epoch)]
+        sums: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        noise = noise_key(self.seed, number, epoch)
+        for index, cells in enumerate(cuts(order, phase.batch_size)):
+            batch = self._batch(cells, phase)
+            for player in phase.players:
+                if index % player.every:
+                    continue
+                playing(self.system, player.parts)
+                optimizer = optimizers[player.name]
+                for group in optimizer.param_groups:
+                    group["lr"] = watch.rate(player.optimizer.lr)
+                with self.accelerator.autocast():
+                    terms = self.system.losses(batch, Turn(phase.name, player.name, epoch, noise))
+                loss = torch.stack(list(terms.values())).sum()
+                loss.backward()
+                moved = parameters(self.system, player)
+                self._add_up([p.grad for p in moved if p.grad is not None])
+                if player.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(moved, player.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if player.clip_weights is not None:
+                    with torch.no_grad():
+                        for parameter in moved:
+                            parameter.clamp_(-player.clip_weights, player.clip_weights)
+                for name, value in (terms | {"loss": loss}).items():
+                    key = name if len(phase.players) == 1 else f"{player.name}.{name}"
+                    sums[key] = sums.get(key, torch.zeros((), device=self.device)) + value.detach() * len(cells)
+                    weights[key] = weights.get(key, 0.0) + len(cells)
+            if index % 20 == 0:
+                self._finite(sums, phase, epoch)
+        self._finite(sums, phase, epoch)
+        return {key: float(self._total(value)) / weights[key] for key, value in sums.items()}
+
+    def _judge(self, phase: Phase, epoch: int) -> dict[str, float]:
+        """Mean losses over the validation cells, every part in eval mode."""
+        self.system.eval()
+        sums: dict[str, Tensor] = {}
+        with torch.no_grad(), self.accelerator.autocast():
+            valid = self._cells(self.valid, phase)
+            for cells in cuts(valid, phase.batch_size):
+                terms = self.system.losses(self._batch(cells, phase), Turn(phase.name, None, epoch, 0))
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(cells)
+        self._finite(sums, phase, epoch)
+        judged = {name: float(self._total(value)) / len(valid) for name, value in sums.items()}
+        return judged | {"loss": sum(judged.values())}
+
+    def _cells(self, cells: Int64[np.ndarray, " cells"], phase: Phase) -> Int64[np.ndarray, " measured"]:
+        """Those measured in every modality of the phase."""
+        has = np.logical_and.reduce([self.feed.rows[modality][cells] >= 0 for modality in phase.modalities])
+        if has.sum() < 2:
+            raise InputError(
+                f"phase {phase.name!r} needs cells measured in {' and '.join(phase.modalities)}; of {len(cells):,} there are "
+                f"{int(has.sum())}. Give more cells, or another split."
+            )
+        return cells[has]
+
+    def _batch(self, cells: Int64[np.ndarray, " cells"], phase: Phase) -> Batch:
+        mine = cells[self.accelerator.process_index :: self.accelerator.num_processes]
+        return to_device(self.feed.batch(mine, phase.modalities, share=len(cells)), self.device)
+
+    def _add_up(self, gradients: Sequence[Tensor]) -> None:
+        """Gradients of parts of one mean: their sum over processes is the gradient of the step."""
+        if self.accelerator.num_processes > 1:
+            for gradient in gradients:
+                torch.distributed.all_reduce(gradient)
+
+    def _total(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, "sum") if self.accelerator.num_processes > 1 else value
+
+    def _finite(self, sums: Mapping[str, Tensor], phase: Phase, epoch: int) -> None:
+        for name, value in sums.items():
+            if not torch.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} became {float(value)} in epoch {epoch} of phase {phase.name!r} in {self.folder}. Fit anew with a "
+                    "lower learning rate, or without bf16."
+                )
+
+    def _save(
+        self,
+        number: int,
+        epoch: int,
+        phase: Phase | None,
+        watch: Watch | None,
+        best: Mapping[str, Tensor] | None,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> None:
+        if self.accelerator.is_main_process:
+            names = {p.name: parameter_names(self.system, p) for p in phase.players} if phase is not None else {}
+            save_state(
+                self.folder / "state",
+                system=self.system.state_dict(),
+                best=best,
+                optimizers={name: (optimizers[name], names[name]) for name in optimizers},
+                counters={
+                    "phase": number,
+                    "epoch": epoch,
+                    "epochs": self.epochs,
+                    "watch": watch.saved() if watch else {},
+                },
+            )
+
+
+def noise_key(*parts: int) -> int:
+    """One 63-bit integer for a purpose's parts."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = splitmix64(state + np.uint64(part % 2**64))
+    return int(state[0] >> np.uint64(1))
+
+
+def playing(system: nn.Module, parts: Sequence[str]) -> None:
+    """These parts move; all others are frozen: eval mode, no gradient."""
+    for name, part in system.named_children():
+        part.train(name in parts).requires_grad_(name in parts)
+
+
+def parameters(system: nn.Module, player: Player) -> list[nn.Parameter]:
+    """What a player moves, in a fixed order."""
+    named = dict(system.named_parameters())
+    return [named[name] for name in parameter_names(system, player)]
+
+
+def parameter_names(system: nn.Module, player: Player) -> list[str]:
+    """Names of what a player moves. ValueError where a part is not a child of the system."""
+    children = dict(system.named_children())
+    if unknown := set(player.parts) - children.keys():
+        raise ValueError(f"player {player.name!r} moves {sorted(unknown)}, but the parts are {sorted(children)}.")
+    return [f"{part}.{name}" for part in player.parts for name, _ in children[part].named_parameters()]
+
+
+def cuts(cells: Int64[np.ndarray, " cells"], size: int) -> Iterator[Int64[np.ndarray, " batch"]]:
+    """Runs of `size` cells; a last run of one joins the one before, since one cell has no variance to be normalised by."""
+    stops = [*list(range(size, len(cells), size)), len(cells)]
+    if len(stops) > 1 and stops[-1] - stops[-2] == 1:
+        del stops[-2]
+    for start, stop in zip([0, *stops], stops):
+        yield cells[start:stop]

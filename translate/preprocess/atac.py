@@ -1,0 +1,100 @@
+"""ATAC as networks take it: 0/1 over the peaks that the training cells left after merging and filtering."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64
+from scipy import sparse
+
+from translate.align import align_peaks, take_columns
+from translate.genomes import check_genome
+from translate.peaks import binarise, merge_overlapping, peak_filter
+from translate.regions import Regions
+from translate.study import Measured
+
+
+@dataclass(frozen=True)
+class AtacRecipe:
+    """How ATAC is prepared. The defaults follow BABEL's paper (Wu et al., PNAS 2021, "Data preprocessing").
+
+    share_of: what `max_share` is a share of: all training cells (the paper), or the cells of the commonest peak (the
+    released code).
+    """
+
+    autosomes: bool = True
+    min_cells: int = 5
+    max_share: float = 0.1
+    share_of: Literal["cells", "commonest_peak"] = "cells"
+    merge: bool = True  # join peaks of a file that overlap
+
+
+@dataclass(frozen=True, eq=False)
+class AtacInput:
+    """The peaks of a model, in canonical order, and how any file's peaks become them."""
+
+    recipe: AtacRecipe
+    regions: Regions = field(repr=False)
+    genome: str | None  # build, where it was said
+    left_out: Mapping[str, int] = field(default_factory=dict)  # peaks, by reason
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """The peaks as a table: index "chr1:100-200", columns chrom, start, end."""
+        return self.regions.to_frame()
+
+    @classmethod
+    def fit(
+        cls, measured: Measured, cells: Int64[np.ndarray, " training"], recipe: AtacRecipe, genome: str | None = None
+    ) -> "AtacInput":
+        """Peaks chosen on these cells. `genome` ("hg38", …) makes sure that these peaks, and those of `align`, fit it."""
+        regions = Regions.from_var(measured.var, where=measured.name)
+        build = None if genome is None else check_genome(regions, genome).genome
+        order = regions.order()
+        counts = binarise(take_columns(measured.matrix, order, cells))
+        regions, n = regions.take(order), len(regions)
+        if recipe.merge and len(regions.merged()) < n:
+            counts, regions = merge_overlapping(counts, regions)
+        keep, reasons = peak_filter(
+            counts,
+            regions,
+            autosomes=recipe.autosomes,
+            min_cells=recipe.min_cells,
+            max_share=recipe.max_share,
+            share_of=recipe.share_of,
+        )
+        left_out = {"merged": n - len(regions)} | {k: v for k, v in reasons.items() if k != "kept"}
+        return cls(recipe, regions.take(np.flatnonzero(keep)), build, left_out)
+
+    def align(self, measured: Measured) -> sparse.csr_matrix:
+        """0/1 (float32) over these peaks: a file's own columns where it has them all, else re-pooled by logical or.
+
+        Raises InputError for another genome build, and where next to none of these peaks are covered.
+        """
+        if self.genome is not None:
+            check_genome(Regions.from_var(measured.var, where=measured.name), self.genome)
+        return align_peaks(measured, self.regions)
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays, and settings for JSON; `restored` gives the same input back, bit by bit."""
+        arrays = {"chrom": self.regions.chrom, "start": self.regions.start, "end": self.regions.end}
+        return arrays, {
+            "recipe": asdict(self.recipe),
+            "chroms": list(self.regions.chroms),
+            "genome": self.genome,
+            "left_out": dict(self.left_out),
+        }
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> "AtacInput":
+        """From what `saved` returned."""
+        regions = Regions(
+            chroms=tuple(settings["chroms"]),
+            chrom=np.asarray(arrays["chrom"], dtype=np.int32),
+            start=np.asarray(arrays["start"], dtype=np.int64),
+            end=np.asarray(arrays["end"], dtype=np.int64),
+        )
+        return cls(AtacRecipe(**settings["recipe"]), regions, settings["genome"], dict(settings["left_out"]))

@@ -1,0 +1,7 @@
+"""The systems by name."""
+
+from translate.babel import Babel
+from translate.scmog import Scmog
+from translate.system import System
+
+SYSTEMS: dict[str, type[System]] = {"babel": Babel, "scmog": Scmog}

@@ -1,0 +1,89 @@
+"""A fit's state on disk, whole or absent: weights, the best weights, optimisers, and where it stood."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from expresser.atomic import replaced_folder
+from expresser.errors import InputError
+from expresser.optimizer_state import optimizer_tensors, restore_optimizer
+
+if TYPE_CHECKING:
+    from translate.phases import Phase
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `save_state` wrote."""
+
+    phase: int  # number of the phase to go on with
+    epoch: int  # its next epoch
+    epochs: int  # epochs done over all phases
+    watch: Mapping[str, int | float]
+    system: dict[str, Tensor]
+    best: dict[str, Tensor] | None
+    optimizers: dict[str, Tensor]
+    folder: Path
+
+    def restore_optimizers(
+        self, system: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], phase: "Phase"
+    ) -> None:
+        """Put each player's optimiser where it was."""
+        named = dict(system.named_parameters())
+        for player in phase.players:
+            mark = f"{player.name}|"
+            own = {key.removeprefix(mark): value for key, value in self.optimizers.items() if key.startswith(mark)}
+            moved = {name: p for name, p in named.items() if name.split(".")[0] in player.parts}
+            restore_optimizer(optimizers[player.name], moved, own, where=str(self.folder))
+
+
+def save_state(
+    folder: Path,
+    *,
+    system: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
+    optimizers: Mapping[str, tuple[torch.optim.Optimizer, Sequence[str]]],
+    counters: Mapping[str, Any],
+) -> None:
+    """Write the state folder so that it is either the old one or the new one, whole."""
+    with replaced_folder(folder) as part:
+        save_file({name: value.contiguous() for name, value in system.items()}, part / "system.safetensors")
+        if best is not None:
+            save_file({name: value.contiguous() for name, value in best.items()}, part / "best.safetensors")
+        tensors: dict[str, Tensor] = {}
+        for player, (optimizer, names) in optimizers.items():
+            named = dict(zip(names, (p for group in optimizer.param_groups for p in group["params"]), strict=True))
+            tensors |= {f"{player}|{key}": value for key, value in optimizer_tensors(optimizer, named).items()}
+        save_file(tensors, part / "optimizers.safetensors")
+        (part / "counters.json").write_text(json.dumps(dict(counters), indent=1, sort_keys=True) + "\n")
+
+
+def load_state(folder: Path) -> Saved | None:
+    """The state of an interrupted fit, None where there is none; InputError where it is damaged."""
+    for part in folder.parent.glob(f".{folder.name}.*.part"):  # left by a fit that was killed while it saved
+        shutil.rmtree(part, ignore_errors=True)
+    if not (folder / "counters.json").is_file():
+        return None
+    try:
+        counters = json.loads((folder / "counters.json").read_text())
+        best = load_file(folder / "best.safetensors") if (folder / "best.safetensors").is_file() else None
+        return Saved(
+            phase=counters["phase"],
+            epoch=counters["epoch"],
+            epochs=counters["epochs"],
+            watch=counters["watch"],
+            system=load_file(folder / "system.safetensors"),
+            best=best,
+            optimizers=load_file(folder / "optimizers.safetensors"),
+            folder=folder,
+        )
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{folder}: the saved state is damaged ({error}). Remove it to start afresh.") from error

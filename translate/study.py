@@ -1,0 +1,113 @@
+"""What a translator learns from: one or more modalities of one list of cells, each as it was measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int64
+from scipy import sparse
+
+from expresser.errors import InputError
+
+Modality: TypeAlias = Literal["rna", "atac", "protein"]
+MODALITIES: tuple[Modality, ...] = ("rna", "atac", "protein")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One modality of some cells as it was measured.
+
+    `matrix` is cells x features, float32 CSR with sorted indices and no stored zeros: raw counts of RNA and protein,
+    counts or 0/1 of ATAC. `var` has unique feature names; for RNA the columns ensembl_id and symbol ("" unknown), chrom
+    ("" unknown) and tss (bases, -1 unknown), for ATAC chrom, start, end (0-based, half-open). `obs` has unique cell
+    names. `name` is what messages call it.
+    """
+
+    matrix: sparse.csr_matrix = field(repr=False)
+    var: pd.DataFrame = field(repr=False)
+    obs: pd.DataFrame = field(repr=False)
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.matrix.shape != (len(self.obs), len(self.var)):
+            raise InputError(
+                f"{self.name}: the matrix is {self.matrix.shape[0]} x {self.matrix.shape[1]}, but obs has "
+                f"{len(self.obs)} rows and var {len(self.var)}: cells are rows, features columns."
+            )
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.obs)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.var)
+
+    def take(self, cells: Int64[np.ndarray, " taken"]) -> "Measured":
+        """These cells, in this order."""
+        return Measured(self.matrix[cells], self.var, self.obs.iloc[cells], self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Modalities over one list of cells. `rows[m][i]` is the row of cell i in `measured[m]`, -1 where it lacks m.
+
+    `obs` names all cells (index) and holds what any file says of them; cells with every modality come first.
+    """
+
+    obs: pd.DataFrame = field(repr=False)
+    measured: Mapping[Modality, Measured]
+    rows: Mapping[Modality, Int64[np.ndarray, " cells"]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if set(self.rows) != set(self.measured) or any(len(rows) != len(self.obs) for rows in self.rows.values()):
+            raise InputError(
+                f"study: {len(self.obs)} cells and modalities {sorted(self.measured)}, but rows of "
+                f"{ {m: len(rows) for m, rows in self.rows.items()} }: each modality needs one row number a cell."
+            )
+
+    def __repr__(self) -> str:
+        parts = [f"{m} {self.measured[m].n_cells:,} x {self.measured[m].n_features:,}" for m in self.modalities]
+        return f"Study({self.n_cells:,} cells, {len(self.paired):,} with everything; {', '.join(parts)})"
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.obs)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those that are here, in the order rna, atac, protein."""
+        return tuple(m for m in MODALITIES if m in self.measured)
+
+    def has(self, modality: Modality) -> Bool[np.ndarray, " cells"]:
+        """Which cells were measured in `modality`; none where no file brought it."""
+        return self.rows[modality] >= 0 if modality in self.rows else np.zeros(len(self.obs), dtype=bool)
+
+    @property
+    def paired(self) -> Int64[np.ndarray, " paired"]:
+        """Numbers of the cells measured in every modality."""
+        return np.flatnonzero(np.logical_and.reduce([self.has(m) for m in self.modalities])).astype(np.int64)
+
+    def of(self, modality: Modality, cells: Int64[np.ndarray, " taken"]) -> Measured:
+        """One modality of these cells, in this order; InputError where one of them lacks it."""
+        if modality not in self.measured:
+            raise InputError(f"study: {modality} was not measured; there is {', '.join(self.modalities)}.")
+        rows = self.rows[modality][cells]
+        if (rows < 0).any():
+            raise InputError(
+                f"study: {int((rows < 0).sum())} of {len(rows)} cells have no {modality} (first: "
+                f"{str(self.obs.index[cells[np.argmin(rows)]])!r}). Choose among np.flatnonzero(study.has({modality!r}))."
+            )
+        return self.measured[modality].take(rows)
+
+    def select(self, cells: Int64[np.ndarray, " taken"]) -> "Study":
+        """These cells, in this order; matrices are cut to them."""
+        measured, rows = {}, {}
+        for m in self.modalities:
+            old = self.rows[m][cells]
+            there = old >= 0
+            measured[m] = self.measured[m].take(old[there])
+            rows[m] = np.where(there, np.cumsum(there) - 1, -1).astype(np.int64)
+        return Study(self.obs.iloc[cells], measured, rows)

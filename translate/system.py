@@ -1,0 +1,77 @@
+"""What every translator is: a network with its phases and losses, encoders and decoders, and the paper it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+
+from translate.batches import Batch
+from translate.feed import Feed, Inputs
+from translate.phases import Phase, Terms, Turn
+from translate.study import Modality
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a system comes from and how ours departs from it.
+
+    directions: (source, target) pairs; deviations: what differs from the paper, and why; presets say what they restore.
+    """
+
+    name: str
+    reference: str
+    doi: str
+    pairing: str
+    directions: tuple[tuple[Modality, Modality], ...]
+    choose: str  # when to choose it
+    deviations: tuple[str, ...]
+
+
+class System(nn.Module):
+    """A network whose children are the parts that the players of its phases move.
+
+    A subclass is one published system and is built from its configuration and the fitted inputs.
+    """
+
+    published: ClassVar[Published]
+    config_class: ClassVar[type[Any]]  # a frozen dataclass; its defaults are the system as it should be used
+    presets: ClassVar[Mapping[str, Any]]  # named configurations
+
+    def __init__(self, config: Any, inputs: Inputs) -> None:
+        super().__init__()
+        self.config, self.inputs = config, inputs
+
+    def phases(self) -> tuple[Phase, ...]:
+        """What training consists of, in order."""
+        raise TypeError(f"{type(self).__name__} has no phases.")
+
+    def prepare(self, feed: Feed, cells: Int64[np.ndarray, " train"]) -> None:
+        """Called once before training, with the training cells: for first weights that the data decide."""
+
+    def losses(self, batch: Batch, turn: Turn) -> Terms:
+        """Named, weighted terms whose sum is minimised: sums over the batch's cells divided by `batch.share`.
+
+        With no player, the terms that are watched.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what it minimises.")
+
+    def directions(self) -> tuple[tuple[Modality, Modality], ...]:
+        """(source, target) pairs that this network, with these inputs, can decode; reconstructions included."""
+        raise TypeError(f"{type(self).__name__} does not say what it translates.")
+
+    def encode(self, batch: Batch, *, source: Modality, to: Modality) -> Float[Tensor, "cells latent"]:
+        """Latents of cells measured in `source`, as the path to `to` uses them."""
+        raise TypeError(f"{type(self).__name__} has no encoder.")
+
+    def decode(
+        self, latent: Float[Tensor, "cells latent"], *, source: Modality, to: Modality, features: slice
+    ) -> Float32[Tensor, "cells features"]:
+        """Predicted values of these features, on the scale of `translate.predicted.Predicted`."""
+        raise TypeError(f"{type(self).__name__} has no decoder.")
+
+    def shared_latent(self) -> bool:
+        """Whether latents of one cell from two modalities are meant to be the same (FOSCTTM can be asked)."""
+        return False
