@@ -32,7 +32,8 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
         yield part
         for path in [*part.rglob("*"), part]:
             _flush(path)
-        part.chmod(0o755)
+            # What libraries write may be the owner's alone; what is finished can be read by whoever may read the folder.
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             old = part.with_suffix(".old")
             folder.rename(old)

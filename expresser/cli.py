@@ -63,9 +63,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("EXPRESSER_DEBUG"):
             raise
         fail(str(error))
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except OSError as error:
+        if os.environ.get("EXPRESSER_DEBUG"):
+            raise
+        fail(f"{_refused(error)}. EXPRESSER_DEBUG=1 shows where.")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _refused(error: OSError) -> str:
+    """What the system would not do: no permission, no space, no such folder."""
+    if error.filename is None or error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror.lower()}"
 
 
 def fail(message: str) -> Any:

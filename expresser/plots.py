@@ -34,6 +34,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.6, 1.2
 MARKERS = ("o", "^", "s", "D", "P")
 TINTS = (0.0, 0.45, -0.4)  # a colour used a second time is also lighter, a third time darker
 SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+_LEGEND_ROWS = 4.7  # lines of 9 pt text, an inch
 SIZE = (4.6, 3.3)  # inches: 10 pt text is still 10 px high when a phone shows the figure 340 px wide
 
 _INK = "#010203"  # never a data colour; becomes currentColor in to_svg
@@ -417,8 +418,9 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _legend(ax: Axes, handles: Iterable[Any], labels: Sequence[str], *, above: bool = False, title: str = "") -> None:
-    """Outside the axes, where it hides no data: to the right in columns of 16, or above in rows."""
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "ncols": -(-len(labels) // 16)}
+    """Outside the axes, where it hides no data: to the right in columns as high as the figure, or above in rows."""
+    rows = max(16, int(_LEGEND_ROWS * ax.figure.bbox.height / ax.figure.dpi))
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "ncols": -(-len(labels) // rows)}
     if above:
         per_row = max(1, min(len(labels), 60 // (6 + max(map(len, labels)))))
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": per_row, "borderaxespad": 0.2}

@@ -47,6 +47,7 @@ __all__ = [
 Best = Literal["min", "max"]
 
 _EMBED_LIMIT = 1_400_000  # bytes; Chromium refuses to save from an address above 2 MB, and base64 adds a third
+_BRIEF = 20  # letters: a column of words no longer than this keeps each on one line
 # Elements that only draw. Not among them: script, foreignObject, links, and animations (which could make a link).
 _DRAWING = re.compile(
     "svg|g|defs|symbol|use|path|rect|circle|ellipse|line|polyline|polygon|text|tspan|textPath|image|title|desc|style"
@@ -161,6 +162,7 @@ def _column_view(name: str, values: list[Any], best: Best | None) -> dict[str, A
     return {
         "name": name,
         "numeric": numeric,
+        "look": "number" if numeric else "brief" if all(len(text) <= _BRIEF for text in shown) else "",
         "best": best,
         "cells": [(text, key, text in top) for text, key in zip(shown, keys, strict=True)],
     }

@@ -90,8 +90,11 @@ def claim(
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not {what}. Choose a new folder for --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_metrics(path, record)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_metrics(path, record)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written to ({error.strerror or error}). Choose another --out.") from error
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], may_change: frozenset[str]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import anndata
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from expresser import __version__
+from expresser import __version__, cli
 from expresser.cli import commands, main
 from expresser.corpus.build import build_corpus
 from expresser.genes import GeneVocab
@@ -310,3 +311,14 @@ def test_from_counts_to_results_by_commands_alone(capsys, here):
     assert pd.read_parquet("genes.parquet").shape == (50, 17)
     assert Path("genes.vec").read_text().startswith("50 16\n")
     assert "report" in capsys.readouterr().out
+
+
+def test_what_the_system_refuses_is_one_message(capsys, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(argv: object) -> None:
+        raise PermissionError(13, "Permission denied", "/data/new.h5ad")
+
+    monkeypatch.setattr(cli, "commands", lambda: {"demo": Mock(load=lambda: Mock(run=refuse))})
+    assert refused(capsys, here, "demo") == "error: /data/new.h5ad: permission denied. EXPRESSER_DEBUG=1 shows where.\n"
+    monkeypatch.setenv("EXPRESSER_DEBUG", "1")
+    with pytest.raises(PermissionError):
+        main(["demo"])

@@ -226,6 +226,10 @@ def test_coverage_counts_both_sides_and_refuses_chance():
         coverage(model.take(np.array([0, 1000, 19_000])), model).check()
     with pytest.raises(InputError, match=r"0 of .* No chromosome is in both: chrKI1.1 .* against chr1, chr2, chr3"):
         coverage(Regions.parse(["chrKI1.1:5-9"]), model).check()
+    sparse_model = model.take(np.arange(1_000))
+    stray = Regions.concat([sparse_model.take(np.arange(3)), scattered(900, 7)])
+    with pytest.raises(InputError, match="of the model's 1,000 peaks overlap"):  # a few of both: chance
+        coverage(stray, sparse_model).check()
     tiles = np.arange(0, 48_000_000, 5_000)
     tiled = Regions.of(
         np.repeat([f"chr{c}" for c in range(1, 20)], len(tiles)), *(np.tile(tiles + k, 19) for k in (0, 5_000))

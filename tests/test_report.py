@@ -608,3 +608,15 @@ def test_names_outside_the_font_and_outside_xml_still_draw() -> None:
     text = plots.svg(lambda ax: plots.curve_axes(ax, frame, "x", "y", xlabel="T细胞 🧬", ylabel="bad\x00byte"))
     assert "T细胞 🧬" in text
     assert "bad\ufffdbyte" in text
+
+
+def test_short_words_stay_on_one_line_and_hidden_ones_inside_their_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"note": ["not beaten", ""], "remark": ["a long remark that is to be wrapped", ""], "x": [1, 2]}
+    )
+    page = write_report(
+        tmp_path / "p.html", title="t", summary=[], sections=[Section("s", "", (Table("t", frame),))], provenance={}
+    ).read_text()
+    assert '<td data-key="not beaten" class="brief">' in page
+    assert '<td data-key="a long remark that is to be wrapped">' in page
+    assert re.search(r"\.scroll \{[^}]*position: relative", page)

@@ -413,10 +413,10 @@ def test_sha256_is_of_the_content(tmp_path: Path) -> None:
 
 OFFENCES = {
     "NaN": (np.nan, "counts must be finite", "NaN often comes from joining"),
-    "infinite": (np.inf, "counts must be finite", "A corpus needs raw counts"),
-    "negative": (-2, "counts must not be negative", "A corpus needs raw counts"),
+    "infinite": (np.inf, "counts must be finite", "Raw counts are needed"),
+    "negative": (-2, "counts must not be negative", "Raw counts are needed"),
     "fraction": (1.5, "counts must be whole numbers", "looks log-normalised"),
-    "too large": (2.0**32, r"counts must be below 2\^32", "A corpus needs raw counts"),
+    "too large": (2.0**32, r"counts must be below 2\^32", "Raw counts are needed"),
 }
 
 

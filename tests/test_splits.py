@@ -151,6 +151,9 @@ def test_bad_columns_say_what_there_is():
         split_by_column(obs, "two", test="q")
     with pytest.raises(InputError, match=r"\['x'\] are in both"):
         split_by_column(obs, "two", test="x", valid="x")
+    depths = pd.DataFrame({"depth": np.arange(20.0)}, index=[f"c{i}" for i in range(20)])
+    with pytest.raises(InputError, match=r"'depth' has 20 values for 20 cells \(first: 0.0, 1.0, 10.0\): no groups"):
+        split_by_column(depths, "depth")
 
 
 # ---- by cluster ------------------------------------------------------------------------------------------------------

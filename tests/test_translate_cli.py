@@ -17,11 +17,11 @@ from expresser.simulate import simulate_multiome
 from tests.test_cli import refused, tree
 from tests.translate_toys import toy_anndata
 from translate import asking, cli_fit, evaluation, fitting
-from translate.asking import lifted, wanted_features
+from translate.asking import lifted, matched, wanted_features
 from translate.babel import BabelConfig
 from translate.data import read_study
 from translate.held import split_of
-from translate.origin import Origin
+from translate.origin import Origin, layers
 from translate.phases import Trainer
 from translate.reading import guess_modality, read_measured
 from translate.regions import Regions
@@ -368,6 +368,15 @@ def test_help_has_an_example(verb: str, capsys) -> None:
         ("fit babel --out x", "nothing to read"),
         ("fit babel --rna nowhere.h5ad --out x", "nowhere.h5ad"),
         ("fit babel --rna {rna} --atac {other} --out x", "no cell is in both rna"),
+        ("fit babel --rna {rna} --out x", "only rna was given (120 cells)"),
+        ("fit babel --rna {rna} --atac {atac} --out {rna}/x", "cannot be written to"),
+        ("fit babel --rna {rna} --atac {atac} --layer rna=nothing --out x", "rna.h5ad: there is no layer 'nothing'"),
+        ("fit babel --rna {rna} --atac {atac} --layer rna=a,peaks=b --out x", "'peaks=b' is no MODALITY=LAYER"),
+        ("fit babel --rna {log} --atac {atac} --out x", "Raw counts are needed. layer 'counts' holds"),
+        ("predict {half} --input {rna} --to atac --out x.h5ad", "the fit here is not finished"),
+        ("predict {fit} --input {protein} --source protein --to rna --out x.h5ad", "does not go from protein to rna"),
+        ("predict {fit} --input {rna} --to atac --out {rna}", "is also read"),
+        ("predict {fit} --input {rna} --to atac --out {rna}/x.h5ad", "rna.h5ad is no folder. Choose another place."),
         ("fit babel --rna {rna} --atac {atac} --split batch --out x", "obs has no column 'batch'"),
         ("fit babel --rna {rna} --atac {atac} --test d1 --out x", "--split is random, not a column"),
         ("fit babel --rna {rna} --atac {atac} --rotation 1 --out x", "--split is random"),
@@ -377,9 +386,12 @@ def test_help_has_an_example(verb: str, capsys) -> None:
         ("predict {fit} --input {rna} --to protein --out x.h5ad", "does not go from rna to protein"),
         ("predict {fit} --input {rna} --to atac --out x.csv", "written as .h5ad or .zarr"),
         ("predict {fit} --input {rna} --to atac --features zzz --out x.h5ad", "'zzz'"),
+        ("predict {fit} --input {rna} --to atac --regions chr1 --out x.h5ad", "write chr1:0-1000000000"),
         ("predict {fit} --input {rna} --to atac --lift hg19ToHg38 --out x.h5ad", "read as rna"),
         ("predict {files} --input {rna} --to atac --out x.h5ad", "not a model folder"),
         ("predict {damaged} --input {rna} --to atac --out x.h5ad", "model.safetensors"),
+        ("embed {fit} --input {rna} --out {rna}/x.h5ad", "is no folder"),
+        ("openproblems --train-mod1 {rna} --train-mod2 {atac} --test-mod1 {rna} --output {atac}", "would be lost"),
         ("embed {fit} --input {rna} --out x.csv", "writes one"),
         ("evaluate {fit} --rna {rna} --out x", "measured in rna, but this babel goes"),
         ("evaluate {fit} --rna {rna} --atac {atac} --out {fit}", "Choose a new folder"),
@@ -399,7 +411,15 @@ def test_bad_input_is_one_message(
     other = ad.read_h5ad(files / "atac.h5ad")
     other.obs_names = [f"else{i}" for i in range(other.n_obs)]
     other.write_h5ad(tmp_path / "other.h5ad")
-    places = {"files": files, "fit": fitted, "damaged": damaged, "other": tmp_path / "other.h5ad"}
+    log = ad.read_h5ad(files / "rna.h5ad")
+    log.layers["counts"] = log.X.copy()
+    log.X = log.X.astype(np.float32) / 3
+    log.write_h5ad(tmp_path / "log.h5ad")
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "split.tsv").touch()
+    places = {"files": files, "fit": fitted, "damaged": damaged, "half": half}
+    places |= {name: tmp_path / f"{name}.h5ad" for name in ("other", "log")}
     places |= {m: files / f"{m}.h5ad" for m in ("rna", "atac", "protein")}
     more = QUICK if argv.startswith("fit babel") and "--resume" not in argv else []
     said = refused(capsys, here, "translate", *argv.format(**places).split(), *more)
@@ -407,6 +427,41 @@ def test_bad_input_is_one_message(
 
 
 # Parts
+
+
+def test_a_layer_is_of_all_modalities_or_of_those_named(files: Path, tmp_path: Path) -> None:
+    rna = ad.read_h5ad(files / "rna.h5ad")
+    rna.layers["counts"] = rna.X.copy()
+    rna.X = np.log1p(rna.X.astype(np.float32))
+    rna.write_h5ad(tmp_path / "rna.h5ad")
+    plain = Origin(rna=f"{files / 'rna.h5ad'}", atac=f"{files / 'atac.h5ad'}").read()
+    study = Origin(rna=f"{tmp_path / 'rna.h5ad'}", atac=f"{files / 'atac.h5ad'}", layer="rna=counts").read()
+    assert (study.measured["rna"].matrix != plain.measured["rna"].matrix).nnz == 0
+    assert (study.measured["atac"].matrix != plain.measured["atac"].matrix).nnz == 0
+    assert [layers(given) for given in (None, "counts", "a=b")] == [None, "counts", "a=b"]
+    assert layers("rna=x,atac=raw") == {"rna": "x", "atac": "raw"}
+
+
+def test_what_a_model_can_read_of_a_file_is_said(fitted: Path, files: Path) -> None:
+    translator = Translator.load(fitted)
+    rna = ad.read_h5ad(files / "rna.h5ad")[:4, 10:].copy()
+    rna.X = sparse.csr_matrix(rna.X.toarray() * np.array([[1], [1], [0], [1]]))
+    said = matched(translator, translator.read(rna, source="rna"), "rna")
+    n, known = len(translator.var("rna")), translator.var("rna").index.isin(rna.var_names).sum()
+    assert said.startswith(
+        f"AnnData in memory: has {known} of the {n} genes that the model reads; 1 of 4 cells have no"
+    )
+    assert f"(first: {rna.obs_names[2]!r})" in said
+    atac = ad.read_h5ad(files / "atac.h5ad")
+    said = matched(translator, translator.read(atac, source="atac"), "atac")
+    n = len(translator.var("atac"))
+    assert f"has {n} of the {n} peaks that the model reads" in said
+
+
+def test_one_cell_is_said_to_be_one(fitted: Path, files: Path, tmp_path: Path, capsys) -> None:
+    ad.read_h5ad(files / "rna.h5ad")[:1].copy().write_h5ad(tmp_path / "one.h5ad")
+    run("predict", fitted, "--input", tmp_path / "one.h5ad", "--to", "atac", "--out", tmp_path / "out.h5ad")
+    assert capsys.readouterr().out.startswith("1 cell x ")
 
 
 def test_what_a_file_holds_is_told_by_its_features(files: Path) -> None:

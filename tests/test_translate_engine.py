@@ -28,7 +28,7 @@ from translate.phases import (
     Player,
     Trainer,
     cuts,
-    parameter_names,
+    named_parameters,
     playing,
 )
 from translate.schedules import Plateau, Watch
@@ -255,7 +255,7 @@ def test_a_phase_without_cells_is_refused_before_the_first_is_run(tmp_path):
 
 def test_a_part_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"moves \['three'\], but the parts are \['one', 'two'\]"):
-        parameter_names(Scripted(), Player("p", ("three",), Optimizer()))
+        named_parameters(Scripted(), Player("p", ("three",), Optimizer()))
 
 
 # ---- only who plays moves --------------------------------------------------------------------------------------------
@@ -268,17 +268,17 @@ def trained(system: str, folder: Path, study: Study | None = None, *, config=Non
     inputs = fitting._inputs(study, split, config, None, None)
     network = build(system, config, inputs, 0)
     states = []
-    usual = network.losses
+    usual = type(network).losses
 
-    def spy(batch, turn):
+    def spy(self, batch, turn):  # also of the copy whose weights are the running mean
         states.append((turn, {name: value.clone() for name, value in network.state_dict().items()}))
-        return usual(batch, turn)
+        return usual(self, batch, turn)
 
-    network.losses = spy
     folder.mkdir(exist_ok=True)
-    Trainer(network, Feed.of(study, inputs), split.train, split.valid, seed=0, folder=folder, **options).run(
-        network.phases()
-    )
+    trainer = Trainer(network, Feed.of(study, inputs), split.train, split.valid, seed=0, folder=folder, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(network), "losses", spy)
+        trainer.run(network.phases())
     return network, states
 
 

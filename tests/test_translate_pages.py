@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from expresser import plots, plots_curves
 from expresser.errors import InputError
 from translate import maps, page_figures
 from translate.drawings import Drawings, Picture
-from translate.page_figures import spread_share
+from translate.page_figures import map_size, spread_share
 from translate.pages import evaluation_page, fit_page
-from translate.verdicts import summary_sentences, verdicts
+from translate.score_table import score_table
+from translate.verdicts import direction_name, heading, summary_sentences, verdicts
 
 CELLS, GENES, PEAKS = 80, 40, 60
 ORIGIN = {"command": "expresser translate evaluate", "seed": 1, "versions": {"torch": "2.10"}}
@@ -355,3 +357,26 @@ def test_umap_keeps_groups_apart_and_repeats() -> None:
     assert np.linalg.norm(centres[0] - centres[1]) > 2 * max(xy[:60].std(), xy[60:].std())
     with pytest.raises(InputError, match="49 cells are too few"):
         maps.umap(points[:49])
+
+
+def test_headings_begin_with_a_capital_and_sentences_go_on_without() -> None:
+    assert heading("rna_to_protein") == "Protein from RNA"
+    assert heading("rna_to_atac") == direction_name("rna_to_atac") == "ATAC from RNA"
+    assert direction_name("atac_to_protein") == "protein from ATAC"
+
+
+def test_a_map_of_many_types_leaves_room_for_the_cells() -> None:
+    for n in (5, 16, 21, 35):
+        by = pd.Series([f"type number {i}" for i in range(n)] * 3)
+        xy = np.random.default_rng(0).normal(size=(len(by), 2))
+        drawn = plots.figure(partial(plots.scatter_axes, xy=xy, by=by, label="cell type"), map_size(n))
+        drawn.canvas.draw()
+        assert drawn.axes[0].get_position().width > 0.45, n
+
+
+def test_the_score_table_is_aligned_whatever_the_names() -> None:
+    scores = {"pearson_gene": 0.1, "pearson_flat": 0.2, "mae": 0.3}
+    methods = {name: {"atac_to_rna": scores} for name in ("gene_activity_raw", "a_method_with_a_long_name", "knn")}
+    metrics = {"methods": methods, "directions": ["atac_to_rna"], "verdicts": {}, "skipped": {}, "cells": {"test": 3}}
+    rows = score_table(metrics | {"split": "random"}).splitlines()[:4]
+    assert len({len(row) for row in rows}) == 1

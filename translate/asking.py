@@ -9,10 +9,12 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from translate.align import match_genes
 from translate.liftover import LiftReport, lift
 from translate.regions import Regions
 from translate.study import Measured, Modality
 from translate.translator import Translator
+from translate.verdicts import FEATURES
 
 
 def lifted(measured: Measured, chain: str) -> tuple[Measured, LiftReport]:
@@ -25,6 +27,27 @@ def lifted(measured: Measured, chain: str) -> tuple[Measured, LiftReport]:
         matrix = sparse.csr_matrix(matrix @ onto)
         regions = regions.take(np.unique(code, return_index=True)[1])
     return replace(measured, matrix=matrix, var=regions.to_frame()), report
+
+
+def matched(translator: Translator, measured: Measured, source: Modality) -> str:
+    """In one line: how much of what the model reads the file has, and how many of its cells have no count there."""
+    wanted = translator.var(source)
+    if source == "atac":
+        given, own = (Regions.from_var(var, where=measured.name) for var in (measured.var, wanted))
+        pairs = given.overlaps(own)
+        found, used = int((pairs.getnnz(axis=0) > 0).sum()), pairs.getnnz(axis=1) > 0
+    else:
+        columns = match_genes(wanted, measured.var) if source == "rna" else measured.var.index.get_indexer(wanted.index)
+        found, used = int((columns >= 0).sum()), np.zeros(measured.n_features, bool)
+        used[columns[columns >= 0]] = True
+    line = f"{measured.name}: has {found:,} of the {len(wanted):,} {FEATURES[source]} that the model reads"
+    empty = np.flatnonzero(measured.matrix @ used.astype(np.float32) == 0)
+    if len(empty):
+        line += (
+            f"; {len(empty):,} of {measured.n_cells:,} cells have no count in them (first: "
+            f"{str(measured.obs.index[empty[0]])!r}), so nothing is known about what is predicted for those"
+        )
+    return f"{line}."
 
 
 def wanted_features(
@@ -41,6 +64,10 @@ def wanted_features(
     if not regions:
         return None
     var = translator.var(to)
+    if whole := [name for name in regions if name in set(var.get("chrom", ()))]:
+        raise InputError(
+            f"--regions: {whole[0]!r} is a chromosome, not an interval: write {whole[0]}:0-1000000000 for all of it."
+        )
     asked = Regions.parse(list(regions), where="--regions")
     if to == "atac":
         own = Regions.from_var(var, where="the model")

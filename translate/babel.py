@@ -46,8 +46,12 @@ class BabelConfig:
     """Open peaks are weighted so that every cell has the total of a median one; without it depth reaches the latent."""
     input_dropout: float = 0.5
     """Share of the non-zero input that is hidden in training, anew in each epoch."""
+    calibrated: bool = True
+    """Probabilities of open chromatin are fitted (slope and shift) to validation cells: hidden input makes them too high."""
     lr: float = 1e-3
     weight_decay: float = 0.3
+    average: float | None = 0.98
+    """Share of the running mean of weights that stays at each step; the mean is what is kept."""
     batch_size: int = 128
     epochs: int = 500
     patience: int = 25
@@ -60,7 +64,16 @@ class BabelConfig:
 
 
 PAPER = BabelConfig(
-    latent=16, base_rates=False, scaled=False, input_dropout=0.0, lr=0.01, weight_decay=0.0, batch_size=512, patience=25
+    latent=16,
+    base_rates=False,
+    scaled=False,
+    input_dropout=0.0,
+    lr=0.01,
+    calibrated=False,
+    weight_decay=0.0,
+    average=None,
+    batch_size=512,
+    patience=25,
 )
 
 
@@ -200,6 +213,7 @@ class Babel(System):
                 batch_size=c.batch_size,
                 patience=c.patience,
                 plateau=c.plateau,
+                average=c.average,
             )
         ]
         if "protein" in self.inputs:
@@ -239,22 +253,29 @@ class Babel(System):
         return terms
 
     def directions(self) -> tuple[tuple[Modality, Modality], ...]:
-        to: tuple[Modality, ...] = (*self.measured, "protein") if "protein" in self.inputs else self.measured
-        return tuple((source, target) for source in self.measured for target in to)
+        there: list[tuple[Modality, Modality]] = [(source, to) for source in self.measured for to in self.measured]
+        if "protein" in self.inputs:
+            # Proteins are learnt from RNA's latent, which is ATAC's too where it is shared.
+            there += [(source, "protein") for source in self.measured if source == "rna" or self.config.shared]
+        return tuple(there)
 
     def encode(self, batch: Batch, *, source: Modality, to: Modality) -> Float[Tensor, "cells latent"]:
         encoder = self.get_submodule(self._path(source, to)[0])
         return encoder(batch.rna.inputs if source == "rna" else batch.atac)
 
+    def log_odds(
+        self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice
+    ) -> Float32[Tensor, "cells peaks"]:
+        part: Any = self.get_submodule(self._path(source, "atac")[1])
+        return part.head.logits(part(latent), peaks)
+
     def decode(
         self, latent: Float[Tensor, "cells latent"], *, source: Modality, to: Modality, features: slice
     ) -> Float32[Tensor, "cells features"]:
+        if to == "atac":
+            return self.probability(latent, source=source, peaks=features)
         part: Any = self.get_submodule(self._path(source, to)[1])
-        if to == "protein":
-            return part(latent)[:, features]
-        if to == "rna":
-            return part.head.predict(part(latent), features).log1p()
-        return part.head.probability(part(latent), features)
+        return part.head.predict(part(latent), features).log1p() if to == "rna" else part(latent)[:, features]
 
     def shared_latent(self) -> bool:
         return self.config.shared and len(self.measured) == 2

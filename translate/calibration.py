@@ -1,20 +1,18 @@
-"""Probabilities from log-odds that were trained by something other than a likelihood: one slope, one shift (Platt)."""
+"""Probabilities from log-odds that training left too high, too low or too sure: one slope and one shift a path (Platt)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from torch import nn
 
 from translate.feed import Feed, to_device
-from translate.heads import OpenHead, bernoulli_block
 from translate.phases import Phase
 from translate.study import Modality
 from translate.system import System
 
 LIMIT, BINS = 30.0, 6000  # log-odds beyond the limit count as at it; a bin is a hundredth
-PEAKS = 16_384  # judged at once
+CELLS, BATCH = 1000, 256  # looked at; at once
 
 
 def platt(
@@ -36,33 +34,30 @@ def platt(
 
 @torch.no_grad()
 def calibrate(system: System, feed: Feed, cells: Int64[np.ndarray, " valid"], phases: Sequence[Phase]) -> None:
-    """Fit slope and shift of each ATAC head whose loss is not the Bernoulli likelihood, on cells not trained on; in place."""
+    """Fit slope and shift of each path to ATAC that these phases trained, on cells not trained on; in place."""
     for source, to in system.directions():
-        head = next((m for n, m in system.named_modules() if n == f"{to}_decoder.head"), None)
-        if to != "atac" or not isinstance(head, OpenHead) or head.block_loss is bernoulli_block:
-            continue
         here: tuple[Modality, ...] = (source, "atac")
+        if to != "atac" or not any(set(here) <= set(phase.modalities) for phase in phases):
+            continue
         seen = cells[np.logical_and.reduce([feed.rows[m][cells] >= 0 for m in here])]
-        opened, total = _histograms(system, head, feed, seen, source)
+        some = np.linspace(0, len(seen) - 1, min(len(seen), CELLS)).astype(int)
+        opened, total = _histograms(system, feed, seen[some], source)
         centres = (np.arange(BINS) + 0.5) * (2 * LIMIT / BINS) - LIMIT
-        slope, shift = platt(opened, total, centres)
-        head.slope.fill_(slope)
-        head.shift.fill_(shift)
+        system.get_buffer(f"calibration_{source}").copy_(torch.tensor(platt(opened, total, centres)))
 
 
 def _histograms(
-    system: System, head: OpenHead, feed: Feed, cells: Int64[np.ndarray, " valid"], source: Modality
+    system: System, feed: Feed, cells: Int64[np.ndarray, " valid"], source: Modality
 ) -> tuple[Float64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]:
+    """How many entries have log-odds in each bin, and how many of these are open."""
     opened, total = np.zeros(BINS), np.zeros(BINS)
-    decoder: nn.Module = system.get_submodule("atac_decoder")
     device = next(system.parameters()).device
-    for start in range(0, len(cells), 256):
-        batch = feed.batch(cells[start : start + 256], (source, "atac"), share=256)
-        hidden = decoder(system.encode(to_device(batch, device), source=source, to="atac"))
-        truth = batch.atac.dense() > 0
-        for a in range(0, head.bounds[-1], PEAKS):
-            peaks = slice(a, min(a + PEAKS, head.bounds[-1]))
-            bins = ((head.logits(hidden, peaks).cpu() + LIMIT) * (BINS / (2 * LIMIT))).long().clamp_(0, BINS - 1)
-            total += torch.bincount(bins.flatten(), minlength=BINS).numpy()
-            opened += torch.bincount(bins[truth[:, peaks]], minlength=BINS).numpy()
+    for some in np.array_split(cells, -(-len(cells) // BATCH)):
+        batch = to_device(feed.batch(some, tuple(dict.fromkeys((source, "atac"))), share=len(some)), device)
+        latent = system.encode(batch, source=source, to="atac")
+        for block in (batch.atac.block(number) for number in range(batch.atac.n_blocks)):
+            z = system.log_odds(latent, source=source, peaks=slice(block.start, block.stop)).flatten()
+            bins = ((z + LIMIT) * (BINS / (2 * LIMIT))).long().clamp_(0, BINS - 1)
+            total += torch.bincount(bins, minlength=BINS).cpu().numpy()
+            opened += torch.bincount(bins[block.flat], minlength=BINS).cpu().numpy()
     return opened, total

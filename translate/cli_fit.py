@@ -1,6 +1,6 @@
 """``expresser translate fit SYSTEM``: read, split, fit, judge, and one page about all of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -36,7 +36,7 @@ class Arguments(Generic[Config]):
     atac_only: tuple[str, ...] = ()
     """More cells, measured in ATAC only."""
     layer: str | None = None
-    """Where the raw counts are: a layer's name or "raw". Without it, X."""
+    """Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X."""
     genes: str | None = None
     """Places of genes where the files have none: genes.tsv, a GTF, or a table of ids, chrom and tss."""
     genome: str | None = None
@@ -135,10 +135,14 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
         layer=given.layer,
         genes=given.genes,
     )
-    with progress_bar(f"fit {system}", active=main) as report:
+    with progress_bar(f"fit {system}", active=main) as report, notes() as doubts:
         report(0, None, "reading")
-        with notes():
-            study = origin.read()
+        study = origin.read()
+        if len(study.modalities) < 2:
+            raise InputError(
+                f"translate fit: only {study.modalities[0]} was given ({study.n_cells:,} cells), and there is nothing to "
+                "translate it to. Add another modality of the same cells: --rna, --atac or --protein."
+            )
         split = choose_split(study, given)
         report(0, None, "preparing")
         fitted = fitting.fit(
@@ -153,7 +157,7 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
             seed=given.seed,
             precision=given.precision,
             resume=given.resume,
-            origin=origin.plain() | ({"start": given.start} if given.start else {}),
+            origin=origin.plain() | {"doubts": doubts} | ({"start": given.start} if given.start else {}),
             progress=report,
         )
         if not main or fitted is None:
@@ -177,9 +181,21 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
                 seed=given.seed,
                 say=lambda words: report(0, None, words),
             )
+    print(_what_was_used(fitted.run))
     if metrics is not None:
         print(score_table(metrics))
     print(f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}")
+
+
+def _what_was_used(run: Mapping[str, Any]) -> str:
+    """Cells and features of a fit, in one line."""
+    from translate.verdicts import FEATURES
+
+    cells, left = run["cells"], ""
+    if cells["filtered"]:
+        left = f"; {cells['filtered']:,} left out, too few or too many genes expressed"
+    features = ", ".join(f"{n:,} {FEATURES[m]}" for m, n in run["features"].items())
+    return f"{cells['train']:,} cells train, {cells['valid']:,} validate, {cells['test']:,} test{left}; {features}"
 
 
 def choose_split(study: Any, given: Arguments[Any]) -> Any:

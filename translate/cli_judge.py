@@ -45,7 +45,7 @@ def evaluate(
         atac: Counts or 0/1 of peaks, of the same cells by name.
         protein: Antibody counts, or obsm:KEY for a table inside the RNA's file.
         mudata: An .h5mu file with all modalities, in place of --rna and --atac.
-        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
+        layer: Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X.
         genes: Places of genes where the files have none, for the gene activity baseline.
         split_of: Folder of a fit from the same files: its test cells are judged.
         train_rna: RNA of cells for the baselines to learn from.
@@ -118,7 +118,9 @@ def openproblems(
         out: Folder for the fit, kept. Without it, a temporary one.
     """
     from translate.openproblems import UnsupportedPair, run
+    from translate.terminal import prove_out
 
+    prove_out(output, train_mod1, train_mod2, test_mod1)
     try:
         with progress_bar(f"openproblems {system}") as report:
             run(

@@ -48,10 +48,13 @@ def predict(
         compression: Of the file.
         lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
     """
-    from translate.asking import wanted_features
-    from translate.writing import write_predictions
+    from translate.asking import matched, wanted_features
+    from translate.terminal import prove_out
+    from translate.writing import prove_suffix, write_predictions
 
-    translator, measured, found = _asked(model, input, source, layer, lift)
+    prove_out(out, input)
+    prove_suffix(out)
+    translator, measured, found = _asked(model, input, source, to, layer, lift)
     columns = wanted_features(translator, to, names=features, regions=regions)
     with progress_bar(f"predict {to}") as report:
         report(0, None, "encoding")
@@ -68,8 +71,10 @@ def predict(
             compression=compression,
             progress=lambda done, total: report(done, total, "writing"),
         )
+    print(matched(translator, measured, found), file=sys.stderr)
     n = len(translator.var(to)) if columns is None else len(columns)
-    print(f"{measured.n_cells:,} cells x {n:,} features ({to} from {found}) in {written}")
+    cells = "1 cell" if measured.n_cells == 1 else f"{measured.n_cells:,} cells"
+    print(f"{cells} x {n:,} features ({to} from {found}) in {written}")
 
 
 def embed(
@@ -96,22 +101,26 @@ def embed(
     import anndata
 
     from expresser.atomic import replaced
+    from translate.asking import matched
+    from translate.terminal import prove_out
 
     for path in (input, out):
         if path.suffix != ".h5ad":
             raise InputError(f"{path}: embed reads an .h5ad file and writes one.")
-    translator, measured, found = _asked(model, input, source, layer, lift)
+    prove_out(out)  # which may be the input: nothing of it is lost
+    translator, measured, found = _asked(model, input, source, None, layer, lift)
     adata = anndata.read_h5ad(input)
     key = f"X_{translator.name}"
     adata.obsm[key] = translator.latents(measured, source=found)
     adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {key: translator.trace(found, None)}
     with replaced(out) as part:
         adata.write_h5ad(part)
+    print(matched(translator, measured, found), file=sys.stderr)
     print(f"{adata.n_obs:,} cells x {adata.obsm[key].shape[1]} dimensions (from {found}) in {out}: obsm['{key}']")
 
 
 def _asked(
-    model: str, path: Path, source: Modality | None, layer: str | None, lift: str | None
+    model: str, path: Path, source: Modality | None, to: Modality | None, layer: str | None, lift: str | None
 ) -> tuple[Any, Any, Any]:
     """The model, the cells of a file, and what was measured of them."""
     from translate.asking import lifted
@@ -120,6 +129,7 @@ def _asked(
 
     translator = on_fastest(Translator.load(model))
     found = translator.source_of(path) if source is None else source
+    translator.target(found, to)  # before what may be large is read
     measured = translator.read(path, source=found, layer=layer)
     if lift is not None:
         if found != "atac":

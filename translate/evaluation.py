@@ -126,6 +126,7 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
     words = [f"{published.name}. {published.reference} doi:{published.doi}", f"Split: {run['split']}."]
     words += [f"Preset: {run['preset']}."] if run.get("preset") else []
     words += [f"{run['cells']['filtered']:,} cells were left out by the filter of expressed genes."]
+    words += [f"Doubt: {doubt}" for doubt in run.get("origin", {}).get("doubts", [])]
     words += ["Where it departs from the paper:", *(f"– {deviation}" for deviation in published.deviations)]
     origin = {k: run[k] for k in ("system", "preset", "seed", "precision", "split", "config") if k in run}
     return fit_page(

@@ -1,6 +1,8 @@
 """Fitting a system to a study: preprocessing from the training cells, phases, the best weights, one folder."""
 
 import hashlib
+import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +26,11 @@ from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.regions import Regions
 from translate.registry import SYSTEMS
 from translate.splits import Split
-from translate.study import Modality, Study
+from translate.study import DataWarning, Modality, Study
 from translate.system import System
 from translate.translator import Translator
+
+FEWEST = 20  # training cells
 
 Progress = Callable[[int, int, str], None]
 
@@ -144,11 +148,13 @@ def fit(
     log = trainer.run(phases)
     if not trainer.finished:
         return None
-    calibrate(network, feed, valid, phases)
+    if chosen.calibrated:
+        calibrate(network, feed, valid, phases)
     fitted = Translator(system, network.cpu(), inputs, record)
     if main:
         fitted.save(out / "model")
         write_metrics(out / "fit.json", _summary(log, record))
+        shutil.rmtree(out / "state", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return fitted
 
@@ -192,10 +198,25 @@ def _inputs(
                 found["protein"] = ProteinInput.fit(measured, cells)
         if modality == "rna":
             # The other modalities are fitted to the cells that will be trained on: shallow RNA drops a cell in all.
-            train = train[_passing(found["rna"], study, train)]
+            passing = _passing(found["rna"], study, train)
+            _prove_cells_left(int(passing.sum()), len(train), found["rna"], config)
+            train = train[passing]
     if "rna" not in found:
         raise InputError(f"fit: RNA is needed; the study has {', '.join(study.modalities)}.")
     return found
+
+
+def _prove_cells_left(n: int, given: int, rna: Input, config: Any) -> None:
+    """InputError, or a warning, where the filter of cells leaves few."""
+    said = (
+        f"fit: of {given:,} training cells {n:,} express between {config.rna.min_genes:,} and {config.rna.max_genes or 'all'} of "
+        f"the {len(rna.var):,} genes; the others teach nothing. Set rna.min_genes and rna.max_genes to suit these data (0: no "
+        "limit)."
+    )
+    if n < min(FEWEST, given):
+        raise InputError(said)
+    if n < given / 2:
+        warnings.warn(said, DataWarning, stacklevel=3)
 
 
 def _prove_one_build(study: Study, genome: str | None) -> None:

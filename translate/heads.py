@@ -215,9 +215,6 @@ class CountHead(nn.Module):
 class OpenHead(nn.Module):
     """Log-odds that each peak is open. Peaks lie in blocks; with `per_block` each block has a hidden layer of its own."""
 
-    slope: Tensor
-    shift: Tensor
-
     def __init__(
         self,
         bounds: Sequence[int],
@@ -240,9 +237,6 @@ class OpenHead(nn.Module):
         self.bias = nn.Parameter(torch.cat([p.bias.data[:n] for p, n in zip(parts, sizes)]))
         if bias is not None:
             nn.init.constant_(self.bias, bias)
-        # What calibration found: probability = sigmoid(slope * logit + shift). A Bernoulli loss needs none.
-        self.register_buffer("slope", torch.ones(()))
-        self.register_buffer("shift", torch.zeros(()))
 
     def loss(self, hidden: Float[Tensor, "cells *size"], target: SparseRows) -> Float32[Tensor, ""]:
         """The loss (default: minus the Bernoulli log-likelihood, nats), summed over cells and peaks."""
@@ -263,10 +257,6 @@ class OpenHead(nn.Module):
             linear(hidden[:, number], self.weight[a:b], self.bias[a:b]).float() for number, a, b in self._spans(peaks)
         ]
         return torch.cat(parts, dim=1) if parts else hidden.new_zeros(len(hidden), 0)
-
-    def probability(self, hidden: Float[Tensor, "cells *size"], peaks: slice) -> Float32[Tensor, "cells peaks"]:
-        """Calibrated probability that these peaks are open."""
-        return torch.sigmoid(self.slope * self.logits(hidden, peaks) + self.shift)
 
     def _spans(self, peaks: slice) -> Iterable[tuple[int, int, int]]:
         start, stop, step = peaks.indices(self.bounds[-1])

@@ -39,7 +39,7 @@ class Origin:
 
     def read(self) -> Study:
         """Read it."""
-        return read_study(**asdict(self))
+        return read_study(**asdict(self) | {"layer": layers(self.layer)})
 
     def plain(self) -> dict[str, Any]:
         """For JSON: the arguments, paths made absolute, and the sha256 of each file."""
@@ -68,6 +68,23 @@ class Origin:
                 raise InputError(f"{path} has changed since")
         read |= {key: tuple(value) for key, value in read.items() if isinstance(value, list)}
         return cls(**read)
+
+
+def layers(given: str | None) -> str | dict[Modality, str] | None:
+    """What ``--layer`` says: "counts" of every modality; "rna=counts" or "rna=counts,atac=raw" of those named, X of others."""
+    if given is None or given.partition("=")[0] not in MODALITIES:
+        return given
+    found: dict[Modality, str] = {}
+    for part in given.split(","):
+        name, equals, layer = part.partition("=")
+        known = next((m for m in MODALITIES if m == name), None)
+        if known is None or not equals or not layer:
+            raise InputError(
+                f"--layer {given}: {part!r} is no MODALITY=LAYER. Name a layer for all, or such as rna=counts,atac=raw; "
+                f"modalities are {', '.join(MODALITIES)}."
+            )
+        found[known] = layer
+    return found
 
 
 def content_hash(path: Path) -> str:

@@ -9,12 +9,12 @@ import pandas as pd
 from jaxtyping import Float32, Float64
 from matplotlib.axes import Axes
 
-from expresser.plots import bar_axes, density_scatter_axes, hist_axes, scatter_axes, svg
+from expresser.plots import Size, bar_axes, density_scatter_axes, hist_axes, scatter_axes, svg
 from expresser.plots_curves import calibration_axes, precision_recall_axes, roc_axes
 from expresser.report import Figure
 from translate.drawings import Picture
 from translate.maps import FEWEST, sampled, umap
-from translate.verdicts import DECIDING, FEATURES, direction_name, score_name, target, value
+from translate.verdicts import DECIDING, FEATURES, heading, score_name, target, value
 
 Pictures = Mapping[str, Picture]  # method -> its picture in one direction, in the order to be drawn
 
@@ -26,7 +26,7 @@ def bars(methods: Mapping[str, Any], order: Sequence[str], direction: str, model
     highlight = models[0] if len(models) == 1 and models[0] in values.index else None
     drawn = partial(bar_axes, values=values, highlight=highlight, base=chance)
     caption = f"Bars begin at {chance:g}, the value of chance." if chance else "Zero is chance."
-    title = f"{direction_name(direction)}: {score_name(score)}"
+    title = f"{heading(direction)}: {score_name(score)}"
     return Figure(title, svg(drawn, (5.2, 0.8 + 0.3 * len(order))), caption, values.to_frame())
 
 
@@ -165,7 +165,7 @@ def value_maps(
         label = "" if colour is None else str(colour.name)
         caption = f"{len(chosen):,} test cells; from {points.shape[1]} principal components."
         xy = umap(points[chosen], seed=seed)
-        figures.append(_map(f"{direction_name(direction)}: {name}", xy, by, label, caption, seed))
+        figures.append(_map(f"{heading(direction)}: {name}", xy, by, label, caption, seed))
     return figures
 
 
@@ -174,7 +174,14 @@ def _map(title: str, xy: Float32[np.ndarray, "cells 2"], by: pd.Series, label: s
         return scatter_axes(ax, xy, by.reset_index(drop=True), categorical=True, label=label, seed=seed)
 
     data = pd.DataFrame({"UMAP 1": xy[:, 0], "UMAP 2": xy[:, 1], label or "group": by.to_numpy()})
-    return Figure(title, svg(draw, (5.4, 3.6)), caption, data)
+    return Figure(title, svg(draw, map_size(by.nunique())), caption, data)
+
+
+def map_size(n_groups: int) -> Size:
+    """Inches of a map: taller, then wider where the legend needs it, so that the cells keep more than half of the width."""
+    if n_groups <= 16:
+        return 5.4, 3.6
+    return (5.4, 5.2) if n_groups <= 24 else (7.8, 5.2)
 
 
 def _long(curves: Mapping[str, Float64[np.ndarray, "2 points"]]) -> pd.DataFrame:

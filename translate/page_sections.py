@@ -10,7 +10,7 @@ from expresser.report import Figure, Section, Table
 from translate import page_figures as draw
 from translate.drawings import Drawings, Picture
 from translate.maps import FEWEST
-from translate.verdicts import DECIDING, FEATURES, Verdict, direction_name, score_name, target, value
+from translate.verdicts import DECIDING, FEATURES, Verdict, heading, score_name, target, value
 
 Direction = Literal["min", "max"]
 
@@ -67,7 +67,7 @@ def direction_section(
     there = [name for name in methods if direction in methods[name]]
     ranked = sorted(there, key=lambda name: -value(methods[name][direction], lead, missing=-np.inf))
     order = [n for n in ranked if n in models] + [n for n in ranked if n not in models and n not in oracles]
-    tables = [_table(metrics, order, direction, f"{direction_name(direction)}: all methods", said)]
+    tables = [_table(metrics, order, direction, f"{heading(direction)}: all methods", said)]
     if ceiling := [name for name in ranked if name in oracles]:
         tables.append(_table(metrics, ceiling, direction, "What the truth itself would score", ()))
     # The model, what it is up against, and what is possible: more lines than that cannot be told apart.
@@ -86,7 +86,7 @@ def direction_section(
         figures += [*draw.calibration(pictures), *draw.collapse(pictures)]
         words += _collapse_sentences(pictures)
     tables += [_markers(name, has[name].markers) for name in first if name in has and has[name].markers is not None]
-    return Section(direction_name(direction), "\n\n".join([*words, _MEASURED[to]]), (*tables, *figures))
+    return Section(heading(direction), "\n\n".join([*words, _MEASURED[to]]), (*tables, *figures))
 
 
 def _table(
@@ -111,7 +111,8 @@ def _table(
         caption = f"{int(value(first, 'n_cells', missing=0.0)):,} test cells, {number:,} {of}"
         undefined = value(first, f"{of}_undefined")
         caption += "" if np.isnan(undefined) else f", {int(undefined):,} of them without a score of their own"
-        caption += ". A dash: undefined, or not a probability. Note: whether the model beats the method."
+        caption += ". A dash: undefined, or not a probability."
+        caption += " Note: whether the model beats the method." if "note" in frame else ""
     return Table(title, frame, caption, best if len(order) > 1 else {})
 
 

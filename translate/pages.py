@@ -19,7 +19,7 @@ from translate.verdicts import (
     DECIDING,
     FEATURES,
     Verdict,
-    direction_name,
+    heading,
     score_name,
     summary_sentences,
     target,
@@ -121,7 +121,7 @@ def evaluation_sections(
         figures = value_maps(shown, direction, colour, most=most_cells, seed=seed)
         if shown:
             text = "" if figures else too_few(drawings.obs)
-            sections.append(Section(f"{direction_name(direction)}: maps of cells", text, tuple(figures)))
+            sections.append(Section(f"{heading(direction)}: maps of cells", text, tuple(figures)))
     sections += alignment_section(metrics, drawings, models, colour, maps, most_cells, seed)
     not_run = dict(metrics.get("skipped") or {})
     if metrics.get("labels_skipped"):
@@ -174,7 +174,7 @@ def _headline(
     for model, by_direction in found.items():
         for direction, said in by_direction.items():
             lead = DECIDING[target(direction)][0][0]
-            name = f"{direction_name(direction)}, {score_name(lead)}"
+            name = f"{heading(direction)}, {score_name(lead)}"
             lines.append((f"{name}: {model}", value(metrics["methods"][model][direction], lead)))
             if said:
                 best = said[0].baseline

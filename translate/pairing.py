@@ -10,7 +10,7 @@ from scipy.stats import norm, rankdata
 from expresser.errors import InputError
 from translate.components import Components
 from translate.peaks import binarise
-from translate.study import Study
+from translate.study import DataWarning, Study
 
 MIN_CELLS = 50  # fewer pairs say nothing
 # Standard deviations above shuffled pairs that are evidence. Measured: structure of true pairs 16 to 23 (bone marrow, two sets of
@@ -22,7 +22,7 @@ _FOLDS = 5
 _RIDGE = 1.0  # in units of the mean variance of the predictors: weak ones must not fit a few cells
 
 
-class PairingWarning(UserWarning):
+class PairingWarning(DataWarning):
     """Cells of one name do not look like the same cells."""
 
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from expresser.corpus.shuffle import splitmix64
 from expresser.corpus.stream import permutation
@@ -29,18 +30,21 @@ Terms = dict[str, Float[Tensor, ""]]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which optimiser."""
+    """Which optimiser. Weight decay (AdamW's, not coupled to the gradient) is of matrices: biases and norms are left alone."""
 
     kind: Literal["adam", "rmsprop"] = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
 
-    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """Of these parameters."""
+        matrices = [p for name, p in named.items() if p.ndim > 1 and not name.endswith("bias")]
+        others = [p for name, p in named.items() if p.ndim <= 1 or name.endswith("bias")]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         if self.kind == "rmsprop":
-            return torch.optim.RMSprop(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True)
+            return torch.optim.RMSprop(groups, lr=self.lr)
+        return torch.optim.AdamW(groups, self.lr, self.betas, fused=True)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Phase:
     """Training with the same players and losses until the epochs are over or the watched loss no longer falls.
 
     monitor: the name of a term of the validation losses, or "loss" for their sum; its best weights are restored at the end.
-    patience None: all epochs are run and the last weights are kept.
+    patience None: all epochs are run and the last weights are kept. average: how much of the running mean of weights stays
+    at each step (0.99: the last hundred steps count); then it is the mean that is watched and kept.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Phase:
     patience: int | None = None
     threshold: float = 1e-4
     plateau: Plateau | None = None
+    average: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,26 +149,30 @@ class Trainer:
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> bool:
         """Whether the phase came to its end."""
         watch = Watch(phase.patience, phase.threshold, phase.plateau)
-        optimizers = {p.name: p.optimizer.build(parameters(self.system, p)) for p in phase.players}
+        optimizers = {p.name: p.optimizer.build(named_parameters(self.system, p)) for p in phase.players}
+        mean = averaged(self.system, phase.average) if phase.average is not None else None
         best: Mapping[str, Tensor] | None = None
         start = 0
         if saved is not None:
             start, best = saved.epoch, saved.best
             watch.restore(saved.watch)
             saved.restore_optimizers(self.system, optimizers, phase)
+            if mean is not None and saved.mean is not None:
+                mean.load_state_dict(saved.mean)
         wrote = time.monotonic()
         for epoch in range(start, phase.epochs):
             if watch.over:
                 break
             began = time.perf_counter()
-            trained = self._train_epoch(number, phase, epoch, optimizers, watch)
+            trained = self._train_epoch(number, phase, epoch, optimizers, watch, mean)
             middle = time.perf_counter()
-            judged = self._judge(phase, epoch)
+            kept = self.system if mean is None else mean.module
+            judged = self._judge(kept, phase, epoch)
             if phase.monitor not in judged:
                 raise ValueError(f"phase {phase.name!r} watches {phase.monitor!r}; there are {', '.join(judged)}.")
             better = watch.see(epoch, judged[phase.monitor], trained.get("loss", math.nan))
             if better and phase.patience is not None:
-                best = {name: value.detach().clone() for name, value in self.system.state_dict().items()}
+                best = {name: value.detach().clone() for name, value in kept.state_dict().items()}
             self.epochs += 1
             entry = {
                 "phase": phase.name,
@@ -181,10 +191,12 @@ class Trainer:
                 self.report(self.epochs, self.most, note)
             stop = self.stop_after is not None and self.epochs >= self.stop_after
             if stop or time.monotonic() - wrote > self.save_seconds:
-                self._save(number, epoch + 1, phase, watch, best, optimizers)
+                self._save(number, epoch + 1, phase, watch, best, optimizers, mean)
                 wrote = time.monotonic()
             if stop:
                 return False
+        if best is None and mean is not None:
+            best = mean.module.state_dict()
         if best is not None:
             self.system.load_state_dict(best)
         self._save(number + 1, 0, None, None, None, {})
@@ -197,6 +209,7 @@ class Trainer:
         epoch: int,
         optimizers: Mapping[str, torch.optim.Optimizer],
         watch: Watch,
+        mean: AveragedModel | None,
     ) -> dict[str, float]:
         """One pass over the training cells; mean losses by player and term."""
         order = self._cells(self.train, phase)
@@ -217,7 +230,7 @@ class Trainer:
                     terms = self.system.losses(batch, Turn(phase.name, player.name, epoch, noise))
                 loss = torch.stack(list(terms.values())).sum()
                 loss.backward()
-                moved = parameters(self.system, player)
+                moved = list(named_parameters(self.system, player).values())
                 self._add_up([p.grad for p in moved if p.grad is not None])
                 if player.clip_norm is not None:
                     nn.utils.clip_grad_norm_(moved, player.clip_norm)
@@ -227,6 +240,8 @@ class Trainer:
                     with torch.no_grad():
                         for parameter in moved:
                             parameter.clamp_(-player.clip_weights, player.clip_weights)
+                if mean is not None:
+                    mean.update_parameters(self.system)
                 for name, value in (terms | {"loss": loss}).items():
                     key = name if len(phase.players) == 1 else f"{player.name}.{name}"
                     sums[key] = sums.get(key, torch.zeros((), device=self.device)) + value.detach() * len(cells)
@@ -236,14 +251,14 @@ class Trainer:
         self._finite(sums, phase, epoch)
         return {key: float(self._total(value)) / weights[key] for key, value in sums.items()}
 
-    def _judge(self, phase: Phase, epoch: int) -> dict[str, float]:
+    def _judge(self, system: Any, phase: Phase, epoch: int) -> dict[str, float]:
         """Mean losses over the validation cells, every part in eval mode."""
-        self.system.eval()
+        system.eval()
         sums: dict[str, Tensor] = {}
         with torch.no_grad(), self.accelerator.autocast():
             valid = self._cells(self.valid, phase)
             for cells in cuts(valid, phase.batch_size):
-                terms = self.system.losses(self._batch(cells, phase), Turn(phase.name, None, epoch, 0))
+                terms = system.losses(self._batch(cells, phase), Turn(phase.name, None, epoch, 0))
                 for name, value in terms.items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(cells)
         self._finite(sums, phase, epoch)
@@ -289,14 +304,16 @@ class Trainer:
         watch: Watch | None,
         best: Mapping[str, Tensor] | None,
         optimizers: Mapping[str, torch.optim.Optimizer],
+        mean: AveragedModel | None = None,
     ) -> None:
         if self.accelerator.is_main_process:
-            names = {p.name: parameter_names(self.system, p) for p in phase.players} if phase is not None else {}
+            moved = {p.name: named_parameters(self.system, p) for p in phase.players} if phase is not None else {}
             save_state(
                 self.folder / "state",
                 system=self.system.state_dict(),
                 best=best,
-                optimizers={name: (optimizers[name], names[name]) for name in optimizers},
+                mean=mean.state_dict() if mean is not None else None,
+                optimizers={name: (optimizers[name], moved[name]) for name in optimizers},
                 counters={
                     "phase": number,
                     "epoch": epoch,
@@ -304,6 +321,11 @@ class Trainer:
                     "watch": watch.saved() if watch else {},
                 },
             )
+
+
+def averaged(system: nn.Module, share: float) -> AveragedModel:
+    """A copy that follows the system: weights and batch statistics, of which `share` stays at each step."""
+    return AveragedModel(system, multi_avg_fn=get_ema_multi_avg_fn(share), use_buffers=True)
 
 
 def noise_key(*parts: int) -> int:
@@ -320,18 +342,12 @@ def playing(system: nn.Module, parts: Sequence[str]) -> None:
         part.train(name in parts).requires_grad_(name in parts)
 
 
-def parameters(system: nn.Module, player: Player) -> list[nn.Parameter]:
-    """What a player moves, in a fixed order."""
-    named = dict(system.named_parameters())
-    return [named[name] for name in parameter_names(system, player)]
-
-
-def parameter_names(system: nn.Module, player: Player) -> list[str]:
-    """Names of what a player moves. ValueError where a part is not a child of the system."""
+def named_parameters(system: nn.Module, player: Player) -> dict[str, nn.Parameter]:
+    """What a player moves, in a fixed order. ValueError where a part is not a child of the system."""
     children = dict(system.named_children())
     if unknown := set(player.parts) - children.keys():
         raise ValueError(f"player {player.name!r} moves {sorted(unknown)}, but the parts are {sorted(children)}.")
-    return [f"{part}.{name}" for part in player.parts for name, _ in children[part].named_parameters()]
+    return {f"{part}.{name}": p for part in player.parts for name, p in children[part].named_parameters()}
 
 
 def cuts(cells: Int64[np.ndarray, " cells"], size: int) -> Iterator[Int64[np.ndarray, " batch"]]:

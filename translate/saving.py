@@ -57,6 +57,9 @@ def load(model: str | Path) -> tuple[str, System, Inputs, dict[str, Any]]:
     InputError
         If it is not a translator's folder, a file is damaged or lacking, or weights do not fit the configuration.
     """
+    begun = Path(model)
+    if (begun / "split.tsv").is_file() and not (begun / "fit.json").is_file():
+        raise InputError(f"{begun}: the fit here is not finished. Run its command again with --resume.")
     folder = locate(model, files=FILES)
     try:
         config = json.loads((folder / "config.json").read_text())

@@ -43,9 +43,14 @@ class ScmogConfig:
     """Share of the non-zero input that is hidden in training, anew in each epoch."""
     loss: Literal["bce", "focal"] = "bce"
     focal: Focal = field(default_factory=Focal)
+    calibrated: bool = True
+    """Probabilities of open chromatin are fitted (slope and shift) to validation cells; neither focal loss nor hidden input
+    gives probabilities."""
     lr: float = 1e-4
     beta1: float = 0.5
     weight_decay: float = 0.0
+    average: float | None = 0.98
+    """Share of the running mean of weights that stays at each step; the mean is what is kept."""
     to_rna_batch_size: int = 64
     to_atac_batch_size: int = 256
     to_rna_epochs: int = 60
@@ -54,7 +59,7 @@ class ScmogConfig:
     patience: int = 7
 
 
-PAPER = ScmogConfig(base_rates=False, scaled=False, input_dropout=0.0, loss="focal")
+PAPER = ScmogConfig(base_rates=False, scaled=False, input_dropout=0.0, average=None, loss="focal")
 
 
 class RnaDecoder(nn.Module):
@@ -194,7 +199,17 @@ class Scmog(System):
         adam = Optimizer(lr=c.lr, betas=(c.beta1, 0.999), weight_decay=c.weight_decay)
         for source, to in self.directions():
             player = Player("generator", self._generator(source, to), adam)
-            found.append(Phase(f"{source}_to_{to}", (player,), (source, to), epochs[to], size[to], patience=c.patience))
+            found.append(
+                Phase(
+                    f"{source}_to_{to}",
+                    (player,),
+                    (source, to),
+                    epochs[to],
+                    size[to],
+                    patience=c.patience,
+                    average=c.average,
+                )
+            )
         return tuple(found)
 
     def _generator(self, source: Modality, to: Modality) -> tuple[str, str]:
@@ -238,11 +253,17 @@ class Scmog(System):
         encoder = self.get_submodule(f"{source}_encoder_to_{to}")
         return encoder(batch.rna.inputs if source == "rna" else batch.atac)
 
+    def log_odds(
+        self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice
+    ) -> Float32[Tensor, "cells peaks"]:
+        decoder: Any = self.get_submodule("atac_decoder")
+        return decoder.head.logits(decoder(latent), peaks)
+
     def decode(
         self, latent: Float[Tensor, "cells latent"], *, source: Modality, to: Modality, features: slice
     ) -> Float32[Tensor, "cells features"]:
+        if to == "atac":
+            return self.probability(latent, source=source, peaks=features)
         decoder: Any = self.get_submodule(f"{to}_decoder")
         hidden = decoder(latent)
-        if to == "rna":
-            return decoder.head.predict(hidden, features).log1p()
-        return decoder.head.probability(hidden, features) if to == "atac" else hidden[:, features]
+        return decoder.head.predict(hidden, features).log1p() if to == "rna" else hidden[:, features]

@@ -20,7 +20,7 @@ def score_table(metrics: Mapping[str, Any]) -> str:
 
     metrics: what `translate.evaluation` writes to ``metrics.json``, read back or not.
     """
-    width = max(18, *map(len, metrics["methods"]))
+    width = 2 + max(16, *map(len, metrics["methods"]))
     lines: list[str] = []
     for direction in metrics["directions"]:
         columns = _SHOWN[ends(direction)[1]]
@@ -49,4 +49,4 @@ def _number(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    return "—" if value is None or np.isnan(value) else f"{value:.4f}"
+    return "—" if value is None or np.isnan(value) else f"{round(value, 4) + 0.0:.4f}"  # no -0.0000

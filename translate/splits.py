@@ -104,6 +104,11 @@ def split_by_column(
         parts[some] = [_PARTS[v.lower()] for v in values]
         return _split(f"by {column}", parts)
     groups, sizes = np.unique(values.astype(str), return_counts=True)
+    if valid is None and test is None and 2 * len(groups) > len(some) > _ROTATIONS:
+        raise InputError(
+            f"split: {column!r} has {len(groups):,} values for {len(some):,} cells (first: {', '.join(groups[:3])}): no groups of "
+            "cells that could stay whole. Name a column such as donor, batch or cell type, or split at random."
+        )
     chosen = [_listed(named, groups, column) for named in (valid, test)]
     if set(chosen[0] or []) & set(chosen[1] or []):
         raise InputError(f"split: {sorted(set(chosen[0] or []) & set(chosen[1] or []))} are in both valid and test.")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ class Saved:
     watch: Mapping[str, int | float]
     system: dict[str, Tensor]
     best: dict[str, Tensor] | None
+    mean: dict[str, Tensor] | None  # of the weights, where they are averaged
     optimizers: dict[str, Tensor]
     folder: Path
 
@@ -50,17 +51,17 @@ def save_state(
     *,
     system: Mapping[str, Tensor],
     best: Mapping[str, Tensor] | None,
-    optimizers: Mapping[str, tuple[torch.optim.Optimizer, Sequence[str]]],
+    mean: Mapping[str, Tensor] | None,
+    optimizers: Mapping[str, tuple[torch.optim.Optimizer, Mapping[str, nn.Parameter]]],
     counters: Mapping[str, Any],
 ) -> None:
     """Write the state folder so that it is either the old one or the new one, whole."""
     with replaced_folder(folder) as part:
-        save_file({name: value.contiguous() for name, value in system.items()}, part / "system.safetensors")
-        if best is not None:
-            save_file({name: value.contiguous() for name, value in best.items()}, part / "best.safetensors")
+        for name, weights in (("system", system), ("best", best), ("mean", mean)):
+            if weights is not None:
+                save_file({key: value.contiguous() for key, value in weights.items()}, part / f"{name}.safetensors")
         tensors: dict[str, Tensor] = {}
-        for player, (optimizer, names) in optimizers.items():
-            named = dict(zip(names, (p for group in optimizer.param_groups for p in group["params"]), strict=True))
+        for player, (optimizer, named) in optimizers.items():
             tensors |= {f"{player}|{key}": value for key, value in optimizer_tensors(optimizer, named).items()}
         save_file(tensors, part / "optimizers.safetensors")
         (part / "counters.json").write_text(json.dumps(dict(counters), indent=1, sort_keys=True) + "\n")
@@ -74,7 +75,10 @@ def load_state(folder: Path) -> Saved | None:
         return None
     try:
         counters = json.loads((folder / "counters.json").read_text())
-        best = load_file(folder / "best.safetensors") if (folder / "best.safetensors").is_file() else None
+        best, mean = (
+            load_file(path) if path.is_file() else None
+            for path in (folder / "best.safetensors", folder / "mean.safetensors")
+        )
         return Saved(
             phase=counters["phase"],
             epoch=counters["epoch"],
@@ -82,6 +86,7 @@ def load_state(folder: Path) -> Saved | None:
             watch=counters["watch"],
             system=load_file(folder / "system.safetensors"),
             best=best,
+            mean=mean,
             optimizers=load_file(folder / "optimizers.safetensors"),
             folder=folder,
         )

@@ -15,6 +15,10 @@ Modality: TypeAlias = Literal["rna", "atac", "protein"]
 MODALITIES: tuple[Modality, ...] = ("rna", "atac", "protein")
 
 
+class DataWarning(UserWarning):
+    """A doubt about data that can be used all the same; commands say it in one line, reports keep it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """One modality of some cells as it was measured.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
@@ -43,6 +44,8 @@ class System(nn.Module):
     def __init__(self, config: Any, inputs: Inputs) -> None:
         super().__init__()
         self.config, self.inputs = config, inputs
+        for source in ("rna", "atac") if "atac" in inputs else ():
+            self.register_buffer(f"calibration_{source}", torch.tensor([1.0, 0.0]))  # slope and shift of its log-odds
 
     def phases(self) -> tuple[Phase, ...]:
         """What training consists of, in order."""
@@ -71,6 +74,19 @@ class System(nn.Module):
     ) -> Float32[Tensor, "cells features"]:
         """Predicted values of these features, on the scale of `translate.predicted.Predicted`."""
         raise TypeError(f"{type(self).__name__} has no decoder.")
+
+    def log_odds(
+        self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice
+    ) -> Float32[Tensor, "cells peaks"]:
+        """Of these peaks being open, as trained."""
+        raise TypeError(f"{type(self).__name__} does not predict peaks.")
+
+    def probability(
+        self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice
+    ) -> Float32[Tensor, "cells peaks"]:
+        """Of these peaks being open, by what `translate.calibration` found for this source."""
+        slope, shift = self.get_buffer(f"calibration_{source}")
+        return torch.sigmoid(slope * self.log_odds(latent, source=source, peaks=peaks) + shift)
 
     def shared_latent(self) -> bool:
         """Whether latents of one cell from two modalities are meant to be the same (FOSCTTM can be asked)."""

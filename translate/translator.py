@@ -54,6 +54,7 @@ class Translator:
         self, measured: Measured, *, source: Modality, to: Modality | None = None
     ) -> Float32[np.ndarray, "cells latent"]:
         """Latents of cells measured in `source`, as the path to `to` has them (default: the first path from there)."""
+        to = self.target(source, to)
         feed = Feed.of_one(measured, source, self.inputs)
         return self.latents_of(feed, np.arange(feed.n_cells), source=source, to=to)
 
@@ -62,7 +63,7 @@ class Translator:
         self, feed: Feed, cells: np.ndarray, *, source: Modality, to: Modality | None = None
     ) -> Float32[np.ndarray, "cells latent"]:
         """The same for cells of a feed."""
-        to = self._checked(source, to)
+        to = self.target(source, to)
         device = next(self.system.parameters()).device
         parts = []
         for start in range(0, len(cells), CELLS):
@@ -181,7 +182,8 @@ class Translator:
             "provenance": provenance(seed=self.run.get("seed")),
         }
 
-    def _checked(self, source: Modality, to: Modality | None) -> Modality:
+    def target(self, source: Modality, to: Modality | None = None) -> Modality:
+        """`to`, or the first modality it goes to from `source`; InputError where it does not go there."""
         targets = [t for s, t in self.directions if s == source]
         if to is None and targets:
             return targets[0]

@@ -124,7 +124,7 @@ def summary_sentences(found: Mapping[str, list[Verdict]], model: str) -> list[st
     """For each direction, in words: whether the model beats the baselines at large. `found`: direction -> verdicts."""
     lines = []
     for direction, of in found.items():
-        name = direction_name(direction)
+        name = heading(direction)
         beaten = [v.baseline for v in of if v.said == "beaten"]
         others = [v.baseline for v in of if v.said != "beaten"]
         if not of:
@@ -146,9 +146,15 @@ def target(direction: str) -> str:
 
 
 def direction_name(direction: str) -> str:
-    """ "RNA from ATAC"."""
+    """ "RNA from ATAC", "protein from RNA": inside a sentence."""
     source, _, to = direction.rpartition("_to_")
     return f"{MODALITIES.get(to, to)} from {MODALITIES.get(source, source)}"
+
+
+def heading(direction: str) -> str:
+    """ "RNA from ATAC", "Protein from RNA": where it begins a heading or a sentence."""
+    name = direction_name(direction)
+    return name[:1].upper() + name[1:]
 
 
 def score_name(score: str) -> str:

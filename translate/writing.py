@@ -100,6 +100,12 @@ def write_predictions(
     return out
 
 
+def prove_suffix(out: Path) -> None:
+    """InputError where the name does not say a format that predictions can be written in."""
+    if out.suffix not in (".h5ad", ".zarr"):
+        raise InputError(f"{out}: predictions are written as .h5ad or .zarr, and the name ends in {out.suffix!r}.")
+
+
 def _check(
     predicted: Predicted,
     out: Path,
@@ -112,8 +118,7 @@ def _check(
     compression: str | None,
 ) -> None:
     """What can be known before anything is computed."""
-    if out.suffix not in (".h5ad", ".zarr"):
-        raise InputError(f"{out}: predictions are written as .h5ad or .zarr, and the name ends in {out.suffix!r}.")
+    prove_suffix(out)
     if compression == "lzf" and out.suffix == ".zarr":
         raise InputError(f"{out}: lzf is a compression of HDF5 (.h5ad). For .zarr pass 'gzip' or None.")
     for name, frame, n in (("obs", obs, predicted.n_cells), ("var", var, predicted.n_features)):

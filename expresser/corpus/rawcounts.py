@@ -47,7 +47,7 @@ def prove_raw(
             f"{where} does not hold raw counts: {_rule(value)} "
             f"(first: cell {str(cells[first_row + row])!r}, row {first_row + row}, "
             f"gene {str(genes[block.indices[at]])!r}, value {value}). "
-            + " ".join(filter(None, [_likely_cause(block), "A corpus needs raw counts.", *ways]))
+            + " ".join(filter(None, [_likely_cause(block), "Raw counts are needed.", *ways]))
         )
     counts = sparse.csr_matrix((block.data.astype(np.int64), block.indices, block.indptr), shape=block.shape, copy=True)
     counts.sum_duplicates()

@@ -59,7 +59,7 @@ def _group_of_10x(root: h5py.File, path: Path) -> str:
         return genomes[0]
     if genomes:
         raise InputError(
-            f"{path}: holds {len(genomes)} genomes ({', '.join(genomes)}), a corpus takes one. Write the human one "
+            f"{path}: holds {len(genomes)} genomes ({', '.join(genomes)}), and one is read. Write the one meant "
             f"by itself: scanpy.read_10x_h5(path, genome={genomes[0]!r}).write_h5ad(new)."
         )
     hint = "It is AnnData: name it .h5ad." if {"obs", "var"} <= set(root) else "Accepted: Cell Ranger 2 to 9."

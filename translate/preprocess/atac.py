@@ -1,5 +1,6 @@
 """ATAC as networks take it: 0/1 over the peaks that the training cells left after merging and filtering."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -7,14 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from scipy import sparse
 
 from translate.align import align_peaks, take_columns
 from translate.genomes import check_genome
 from translate.peaks import binarise, merge_overlapping, peak_filter
 from translate.regions import Regions
-from translate.study import Measured
+from translate.study import DataWarning, Measured
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class AtacRecipe:
     max_share: float = 0.1
     share_of: Literal["cells", "commonest_peak"] = "cells"
     merge: bool = True  # join peaks of a file that overlap
+
+
+class EmptyChromosomeWarning(DataWarning):
+    """A chromosome on which nothing is open: likelier lost on the way than closed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +71,7 @@ class AtacInput:
             max_share=recipe.max_share,
             share_of=recipe.share_of,
         )
+        _say_empty(measured.name, regions, keep, recipe)
         left_out = {"merged": n - len(regions)} | {k: v for k, v in reasons.items() if k != "kept"}
         return cls(recipe, regions.take(np.flatnonzero(keep)), build, left_out)
 
@@ -76,7 +82,22 @@ class AtacInput:
         """
         if self.genome is not None:
             check_genome(Regions.from_var(measured.var, where=measured.name), self.genome)
-        return align_peaks(measured, self.regions)
+        opened = align_peaks(measured, self.regions)
+        given = set(Regions.from_var(measured.var, where=measured.name).chroms)
+        if lost := [name for name in self._peaks_by_chromosome if name not in given]:
+            n = sum(self._peaks_by_chromosome[name] for name in lost)
+            warnings.warn(
+                f"{measured.name}: has no peak on {', '.join(lost)}, where {n:,} of the model's {len(self.regions):,} lie: they "
+                "are taken to be closed. Is the file whole?",
+                EmptyChromosomeWarning,
+                stacklevel=2,
+            )
+        return opened
+
+    @cached_property
+    def _peaks_by_chromosome(self) -> dict[str, int]:
+        counts = np.bincount(self.regions.chrom, minlength=len(self.regions.chroms)).tolist()
+        return {name: n for name, n in zip(self.regions.chroms, counts) if n}
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays, and settings for JSON; `restored` gives the same input back, bit by bit."""
@@ -98,3 +119,16 @@ class AtacInput:
             end=np.asarray(arrays["end"], dtype=np.int64),
         )
         return cls(AtacRecipe(**settings["recipe"]), regions, settings["genome"], dict(settings["left_out"]))
+
+
+def _say_empty(where: str, regions: Regions, keep: Bool[np.ndarray, " peaks"], recipe: AtacRecipe) -> None:
+    """Warn of chromosomes of which no peak is kept, other than those left out on purpose."""
+    placed = regions.is_autosome() if recipe.autosomes else np.ones(len(regions), bool)
+    given, kept = (np.bincount(regions.chrom[mask], minlength=len(regions.chroms)) for mask in (placed, keep))
+    if lost := [f"{regions.chroms[i]} ({given[i]:,} peaks)" for i in np.flatnonzero((given > 0) & (kept == 0))]:
+        warnings.warn(
+            f"{where}: no peak is kept of {', '.join(lost)}: none is open in {recipe.min_cells} training cells or more and in "
+            "few enough. The model will not know these chromosomes.",
+            EmptyChromosomeWarning,
+            stacklevel=3,
+        )
