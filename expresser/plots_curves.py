@@ -1,4 +1,4 @@
-"""Figures of classifiers and probabilities: ROC and precision-recall curves, and how often what was called likely is true."""
+"""Figures of classifiers and probabilities: ROC, precision-recall and reliability curves, and quartiles along bins."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -81,6 +81,37 @@ def calibration_axes(
     ax.set_aspect("equal")
     if len(bins) > 1:
         _legend(ax, lines, list(bins), above=True)
+    return ax
+
+
+def band_axes(
+    ax: Axes,
+    bands: Mapping[str, pd.DataFrame],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+    reference: Number | None = None,
+) -> Axes:
+    """A line with a band around it, one per method: medians and quartiles along something that was cut into bins.
+
+    bands: method -> a row per bin, columns `x`, `low`, `middle` and `high`. log: x logarithmic. reference: a dashed line
+    across, such as chance.
+    """
+    for name, frame in bands.items():
+        _need(frame, ["x", "low", "middle", "high"], f"band of {name}")
+    if reference is not None:
+        ax.axhline(float(reference), **_REFERENCE)
+    lines = []
+    for i, frame in enumerate(bands.values()):
+        x, low, middle, high = (frame[c].to_numpy(dtype=float) for c in ("x", "low", "middle", "high"))
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        lines += ax.plot(x, middle, marker="o", markersize=3, **style)
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.14, linewidth=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    _scales(ax, log, False)
+    if len(bands) > 1:
+        _legend(ax, lines, list(bands), above=True)
     return ax
 
 

@@ -97,7 +97,7 @@ class Bench:
     def ours(self, system: Babel, *, bf16: bool = False) -> Step:
         """A step of ours."""
         parameters = list(system.parameters())
-        optimizer = Optimizer(lr=system.config.lr).build(dict(system.named_parameters()))
+        optimizer = Optimizer(lr=system.config.lr).build(parameters)
 
         def step(cells: np.ndarray) -> list[tuple[float, float]]:
             times = [_now()]

@@ -27,11 +27,10 @@ from translate.data import Study, read_study
 from translate.evaluate import evaluate
 from translate.fitting import configuration, fit
 from translate.oracle import oracle
-from translate.preprocess import AtacRecipe, RnaRecipe
 from translate.splits import Split, split_by_column, split_random
 
 # Subsets of genes and peaks in the small real files: nothing is filtered out of them.
-SUBSET = {"rna": RnaRecipe(min_genes=1, max_genes=None, autosomes=False), "atac": AtacRecipe(max_share=1.0)}
+SUBSET = {"rna": {"min_genes": 1, "max_genes": None, "autosomes": False}, "atac": {"max_share": 1.0}}
 SHOWN = {
     "atac_to_rna": ("pearson_flat", "pearson_gene"),
     "rna_to_atac": ("auroc_flat", "auroc_peak", "auprnorm_peak", "ece"),
@@ -55,28 +54,25 @@ def joined(a: Path, b: Path) -> tuple[AnnData, AnnData]:
 
 
 def bmmc(folder: Path, seed: int) -> tuple[Study, Split]:
-    """Set A trains and validates; the test cells are those of set B whose donor is not the one trained on."""
+    """Of set A the first donor trains and validates; the test cells are those of set B of other donors."""
     import anndata
 
     from translate.peaks import repool
     from translate.regions import Regions
 
     rna_a, rna_b = joined(folder / "bmmc_setA_rna.h5ad", folder / "bmmc_setB_rna.h5ad")
-    atac_a = anndata.read_h5ad(folder / "bmmc_setA_atac.h5ad")
-    atac_b = anndata.read_h5ad(folder / "bmmc_setB_atac.h5ad")
-    pooled = repool(atac_b.X, Regions.parse(list(atac_b.var_names)), Regions.parse(list(atac_a.var_names)))
-    atac_b = AnnData(pooled, obs=atac_b.obs, var=atac_a.var)
-    rna, atac = anndata.concat([rna_a, rna_b], merge="first"), anndata.concat([atac_a, atac_b], merge="first")
-    return read_study(rna=rna, atac=atac, check_pairing=False), _bmmc_split(rna_a, rna_b, seed)
-
-
-def _bmmc_split(a: AnnData, b: AnnData, seed: int) -> Split:
-    donors = sorted(a.obs["batch"].unique())
-    train = np.flatnonzero(a.obs["batch"] == donors[0])
-    train = np.random.default_rng(seed).permutation(train)
-    test = a.n_obs + np.flatnonzero(b.obs["batch"] != donors[0])
-    n = len(train) // 5
-    return Split(f"donor {donors[0]} of A trains, other donors of B test", np.sort(train[n:]), np.sort(train[:n]), test)
+    atac_a, atac_b = (anndata.read_h5ad(folder / f"bmmc_set{name}_atac.h5ad") for name in "AB")
+    donor = sorted(rna_a.obs["batch"].unique())[0]
+    own, other = np.flatnonzero(rna_a.obs["batch"] == donor), np.flatnonzero(rna_b.obs["batch"] != donor)
+    names = rna_b.obs_names[other]
+    pooled = repool(atac_b[names].X, Regions.parse(list(atac_b.var_names)), Regions.parse(list(atac_a.var_names)))
+    parts = [atac_a[rna_a.obs_names[own]], AnnData(pooled, obs=atac_b[names].obs, var=atac_a.var)]
+    rna, atac = anndata.concat([rna_a[own], rna_b[other]], merge="first"), anndata.concat(parts, merge="first")
+    order = np.random.default_rng(seed).permutation(len(own))
+    n = len(own) // 5
+    test = len(own) + np.arange(len(other))
+    split = Split(f"donor {donor} of A trains, other donors of B test", np.sort(order[n:]), np.sort(order[:n]), test)
+    return read_study(rna=rna, atac=atac, check_pairing=False), split
 
 
 def scicar(folder: Path, seed: int) -> tuple[Study, Split]:
@@ -98,7 +94,7 @@ def run(name: str, study: Study, split: Split, entry: str, seed: int, truth: Any
     system, _, preset = entry.partition(":")
     config = configuration(system, preset or "default", None)
     if subset:
-        config = replace(config, **SUBSET)
+        config = replace(config, **{m: replace(getattr(config, m), **changes) for m, changes in SUBSET.items()})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         fitted = fit(system, study, split=split, out=Path(folder) / "fit", config=config, seed=seed)
@@ -132,7 +128,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    lines = []
+    lines: list[str] = []
+    shown: dict[tuple[Any, ...], str] = {}
     real = Path(os.environ.get("EXPRESSER_DATA", ".")) / "multiome"
     for data in options.data:
         for kind in options.splits if data == "simulated" else ["held-out"]:
@@ -150,8 +147,11 @@ def main() -> None:
                     metrics = run(data, study, split, entry, seed, truth, data != "simulated")
                     for method, scores in metrics["methods"].items():
                         key = (f"{data}, {kind}", entry if method == entry else method, "")
-                        if method != entry and entry != options.systems[0]:
-                            continue  # baselines are the same for every system
+                        if (
+                            method != entry
+                            and shown.setdefault((data, kind, seed, *metrics["features"].values()), entry) != entry
+                        ):
+                            continue  # baselines are the same for every system that keeps the same genes and peaks
                         rows[key].append(scores)
                         line = {
                             "name": f"{data}/{kind}/{method}",
@@ -167,16 +167,16 @@ def main() -> None:
     if options.out:
         options.out.write_text("\n".join([json.dumps(provenance()), *lines]) + "\n")
     for (where, method, _), found in rows.items():
-        shown = [where, method]
+        words = [where, method]
         for direction, names in SHOWN.items():
             for name in names:
                 values = [s[direction][name] for s in found if direction in s and name in s[direction]]
                 if values:
                     spread = f" ±{np.std(values):.3f}" if len(values) > 1 else ""
-                    shown.append(f"{direction}.{name} {np.mean(values):.3f}{spread}")
+                    words.append(f"{direction}.{name} {np.mean(values):.3f}{spread}")
         if values := [s["foscttm"] for s in found if "foscttm" in s]:
-            shown.append(f"foscttm {np.mean(values):.3f}")
-        print(" | ".join(shown))
+            words.append(f"foscttm {np.mean(values):.3f}")
+        print(" | ".join(words))
 
 
 if __name__ == "__main__":

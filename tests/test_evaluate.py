@@ -97,8 +97,36 @@ def test_accessibility_scores_are_those_of_sklearn():
     assert picture.calibration is not None
     assert picture.calibration.n.sum() == chance.size
     logits, _ = score_atac(dense(np.log(chance / (1 - chance)), "atac"), truth_of(opened, "atac"))
+    assert found["mean_ratio"] == pytest.approx(chance.mean() / opened.mean(), rel=1e-5)
+    assert picture.without["auroc"].mean() == pytest.approx(found["auroc_peak"], abs=0.01)
     assert np.isnan(logits["ece"])  # not a probability; ranks are the same
+    assert np.isnan(logits["mean_ratio"])
     assert logits["auroc_peak"] == pytest.approx(found["auroc_peak"], abs=1e-9)
+
+
+def test_probabilities_that_are_too_high_by_a_factor_show_in_the_mean():
+    opened = (np.random.default_rng(2).random((60, 40)) < 0.2).astype(np.float32)
+    mean = np.tile(opened.mean(axis=0), (60, 1))
+    for factor in (0.5, 1.0, 2.0):
+        found, _ = score_atac(dense(factor * mean, "atac"), truth_of(opened, "atac"))
+        assert found["mean_ratio"] == pytest.approx(factor, rel=1e-5)
+    none = score_atac(dense(mean, "atac"), truth_of(np.zeros_like(opened), "atac"))[0]
+    assert np.isnan(none["mean_ratio"])  # nothing is open
+
+
+def test_a_model_that_knows_common_peaks_only_shows_in_the_fifths():
+    rng = np.random.default_rng(3)
+    rate = np.linspace(0.05, 0.5, 100)
+    state = rng.random((150, 1))
+    chance = (rate * 2 * (state > 0.5)).astype(np.float32)
+    opened = (rng.random(chance.shape) < chance).astype(np.float32)
+    guess = np.where(rate > 0.41, chance, rate).astype(np.float32)  # the others: one answer for every cell
+    found, _ = score_atac(dense(guess, "atac"), truth_of(opened, "atac"))
+    assert [found[f"auroc_peak_fifth_{i}"] for i in (1, 2, 3)] == [0.5] * 3
+    assert found["auroc_peak_fifth_5"] > 0.7
+    same_rate = score_atac(dense(guess, "atac"), truth_of(np.tile(state > 0.5, (1, 100)).astype(np.float32), "atac"))[0]
+    assert np.isnan(same_rate["auroc_peak_fifth_1"])  # ties: all peaks are in the middle fifth
+    assert same_rate["auroc_peak_fifth_3"] == 0.5
 
 
 @pytest.mark.parametrize("to", ["rna", "atac", "protein"])
@@ -217,7 +245,7 @@ def test_what_does_not_fit_is_refused_by_name():
 @pytest.fixture(scope="module")
 def simulated():
     """Multiome, study, split and inputs; a minute of a real set, in a second."""
-    made = simulate_multiome(n_cells=600, n_genes=200, n_peaks=1500, n_types=4, rna_depth=600, atac_depth=150, seed=3)
+    made = simulate_multiome(n_cells=600, n_genes=150, n_peaks=600, n_types=4, rna_depth=600, atac_depth=60, seed=3)
     study = read_study(rna=made.rna, atac=made.atac)
     split = split_random(study, seed=1)
     rows = study.rows["rna"][split.train]
@@ -255,11 +283,15 @@ def test_an_evaluation_with_known_truth(simulated, tmp_path):
     assert area["deep"] > area["oracle"] > area["ridge"] > area["mean"] == 0.5
     assert methods["deep"]["rna_to_atac"]["ece"] < 0.01
     assert methods["oracle"]["foscttm"] == pytest.approx(0.5, abs=0.05)
-    assert "foscttm" not in methods["ridge"]
+    assert metrics["closest"]["n"] == 4  # a twentieth of 90 cells
+    assert methods["oracle"]["closest_jaccard"] == pytest.approx(metrics["closest"]["chance"], abs=0.03)
+    assert not {"foscttm", "closest_jaccard"} & set(methods["ridge"])
     assert methods["ridge"]["atac_to_rna"]["marker_auroc"] > 0.6
     # On file, and ready to be drawn.
     stored = json.loads(write_metrics(tmp_path / "metrics.json", metrics).read_text())
     assert stored["methods"]["ridge"]["rna_to_atac"]["ece"] is None
+    assert stored["methods"]["ridge"]["rna_to_atac"]["mean_ratio"] is None
+    assert stored["methods"]["mean"]["rna_to_atac"]["mean_ratio"] == pytest.approx(1, abs=0.1)
     assert stored["cells"] == {"train": 420, "valid": 90, "test": 90}
     assert isinstance(drawings, Drawings)
     assert len(drawings.obs) == 90
@@ -358,9 +390,9 @@ def test_nothing_of_cells_times_features_is_ever_dense():
             return super().block(cells, features)
 
     rng = np.random.default_rng(0)
-    opened = sparse.random(300, 5000, 0.02, format="csr", random_state=0, dtype=np.float32)
-    predicted = Watched("atac", *(rng.normal(size=s).astype(np.float32) for s in ((300, 2), (2, 5000), (5000,))))
-    score_atac(predicted, Truth("atac", opened, pd.RangeIndex(5000)), budget_mb=0.1)
+    opened = sparse.random(300, 1000, 0.02, format="csr", random_state=0, dtype=np.float32)
+    predicted = Watched("atac", *(rng.normal(size=s).astype(np.float32) for s in ((300, 2), (2, 1000), (1000,))))
+    score_atac(predicted, Truth("atac", opened, pd.RangeIndex(1000)), budget_mb=0.1)
     assert max(asked) <= 0.1 * 2**20 / 4
     assert sum(asked) == 2 * opened.shape[0] * opened.shape[1]
 

@@ -1,8 +1,10 @@
 """Fragments are counted in peaks as a loop over lines counts them, however the file is cut, packed or ordered."""
 
 import gzip
+import os
 import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expresser.errors import InputError
+from translate import fragment_files, fragment_index
 from translate.fragments import peaks_from_fragments
 from translate.regions import Regions
+from translate.study import DataWarning
 
 PEAKS = Regions.parse(["chr2:50-90", "chr1:10-30", "chr1:20-40", "chr1:5-60", "chrX:1-4"])  # some overlap
 line = st.tuples(
@@ -166,3 +170,97 @@ def test_windows_line_ends_and_a_missing_last_one(tmp_path):
     path = tmp_path / "f.tsv"
     path.write_bytes(b"chr1\t12\t15\tA\r\nchr1\t13\t15\tA")
     assert peaks_from_fragments(path, PEAKS, min_fragments=1, chunk=20).matrix.toarray().tolist() == [[0, 2, 0, 2, 0]]
+
+
+# --- through an index ---
+
+long_line = st.tuples(
+    st.sampled_from(["chr1", "chr2"]), st.integers(0, 90_000), st.integers(1, 30_000), st.sampled_from("ABC")
+)
+peak_row = st.tuples(st.sampled_from(["chr1", "chr2", "chr7"]), st.integers(0, 80_000), st.integers(1, 9_000))
+
+
+def indexed(folder: Path, lines: list[tuple[str, int, int, str]]) -> Path:
+    """A file that tabix indexed."""
+    pysam = pytest.importorskip("pysam")
+    plain, path = folder / "f.tsv", folder / "f.tsv.gz"
+    plain.write_bytes(fragments(sorted(lines)))
+    pysam.tabix_compress(str(plain), str(path), force=True)
+    pysam.tabix_index(str(path), preset="bed", force=True)
+    return path
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(long_line, min_size=1, max_size=40),
+    rows=st.lists(peak_row, min_size=1, max_size=8, unique=True),
+    chunk=st.sampled_from([1, 200, 1 << 20]),
+    insertions=st.booleans(),
+    gap=st.sampled_from([0, 300, 20_000]),
+)
+def test_an_index_changes_no_count(tmp_path, monkeypatch, lines, rows, chunk, insertions, gap):
+    path = indexed(tmp_path, lines)
+    start = np.array([row[1] for row in rows])
+    peaks = Regions.of([row[0] for row in rows], start, start + [row[2] for row in rows])
+    monkeypatch.setattr(fragment_index, "_GAP", gap)
+    monkeypatch.setattr("translate.fragments.pays", lambda *_: True)
+    options = {"cells": ["C", "nobody", "A"], "count": "insertions" if insertions else "fragments"}
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            expected = peaks_from_fragments(path, peaks, **options)
+    except InputError as error:
+        with pytest.raises(InputError, match=re.escape(str(error))):
+            peaks_from_fragments(path, peaks, totals=False, chunk=chunk, **options)
+        return
+    warned = "of 3 cells have no fragment in the peaks"
+    with monkeypatch.context() as patch:
+        patch.setattr("translate.fragments.read_fragments", None)  # not read through
+        with pytest.warns(DataWarning, match=warned):
+            found = peaks_from_fragments(path, peaks, totals=False, chunk=chunk, **options)
+    monkeypatch.setattr("translate.fragments.pays", lambda *_: False)
+    with pytest.warns(DataWarning, match=warned):
+        streamed = peaks_from_fragments(path, peaks, totals=False, chunk=chunk, **options)
+    assert found.obs.index.tolist() == streamed.obs.index.tolist() == ["C", "nobody", "A"]
+    assert found.matrix.has_canonical_format
+    assert (found.matrix != streamed.matrix).nnz == 0
+    rows_of = [["C", "nobody", "A"].index(name) for name in expected.obs.index]
+    assert (found.matrix[rows_of] != expected.matrix).nnz == 0
+    assert list(found.obs.columns) == []
+
+
+def test_an_index_is_used_where_peaks_are_few_and_it_can_be_trusted(tmp_path, monkeypatch):
+    many = [("chr1", 100 * i, 50, "AB"[i % 2]) for i in range(20_000)]
+    path = indexed(tmp_path, many)
+    index = path.with_name("f.tsv.gz.tbi")
+    few = Regions.parse(["chr1:500000-500500"])
+    options = {"cells": ["A", "B"], "totals": False}
+    assert fragment_index.pays(path, fragment_index.stretches(few))
+    everywhere = np.arange(0, 2_000_000, 20_000)
+    assert not fragment_index.pays(path, Regions.of(["chr1"] * 100, everywhere, everywhere + 500))  # too many seeks
+    assert not fragment_index.pays(path, Regions.parse(["chr1:0-100000000"]))  # too much of the genome
+    read_through = []
+    monkeypatch.setattr(
+        "translate.fragments.read_fragments",
+        lambda *args: read_through.append(1) or fragment_files.read_fragments(*args),
+    )
+    assert peaks_from_fragments(path, few, **options).matrix.toarray().tolist() == [[3], [2]]
+    assert not read_through
+    whole = peaks_from_fragments(path, few, cells=["A", "B"])  # the totals need every line
+    assert whole.obs.n_fragments.tolist() == [10_000, 10_000]
+    assert len(read_through) == 1
+    index.write_bytes(gzip.compress(b"TBI\1 damaged"))
+    assert peaks_from_fragments(path, few, **options).matrix.toarray().tolist() == [[3], [2]]
+    os.utime(index, (1, 1))  # older than the file: of another one
+    assert fragment_index.index_of(path) is None
+    assert peaks_from_fragments(path, few, **options).matrix.toarray().tolist() == [[3], [2]]
+    assert len(read_through) == 3
+    with pytest.raises(InputError, match="cells must be given and min_fragments not"):
+        peaks_from_fragments(path, few, totals=False)
+
+
+def test_progress_is_told_in_bytes_of_the_file(sample):
+    told = []
+    peaks_from_fragments(sample, PEAKS, min_fragments=1, chunk=10, progress=lambda *at: told.append(at))
+    size = sample.stat().st_size
+    assert told[-1] == (size, size)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from expresser.errors import InputError
-from expresser.metrics.accessibility import ScoreHistogram, cell_scores, peak_scores
+from expresser.metrics.accessibility import ScoreHistogram, auroc_by_prevalence, cell_scores, peak_scores
 
 
 def block(cells: int = 60, peaks: int = 40, seed: int = 0, ties: bool = False, opened: float = 0.2):
@@ -161,6 +161,26 @@ def test_only_probabilities_are_calibrated_and_one_is_a_probability():
     assert not other.is_probability()
     with pytest.raises(InputError, match="only probabilities"):
         other.calibration()
+
+
+def test_auroc_by_prevalence_is_of_equal_bins_that_keep_ties_together():
+    rng = np.random.default_rng(5)
+    share = rng.permutation(np.linspace(0.01, 0.5, 100))
+    auroc = 0.5 + share / 2
+    auroc[share < 0.03] = np.nan  # 5 peaks without a score
+    found = auroc_by_prevalence(auroc, share, 5)
+    assert found["bin"].tolist() == [1, 2, 3, 4, 5]
+    assert found["n"].tolist() == [19] * 5
+    np.testing.assert_allclose(found["median"], 0.5 + found["prevalence"] / 2)
+    assert (found["low"].iloc[1:].to_numpy() > found["high"].iloc[:-1].to_numpy()).all()
+    rare = np.sort(auroc[~np.isnan(auroc)])[:19]
+    np.testing.assert_allclose(found.loc[0, ["q25", "q75"]].astype(float), np.quantile(rare, [0.25, 0.75]))
+    # Half of the peaks are open in one and the same share of cells: they are one bin, and another is empty.
+    tied = auroc_by_prevalence(np.linspace(0, 1, 100), np.r_[np.full(50, 0.01), np.linspace(0.1, 0.5, 50)], 5)
+    assert tied["bin"].tolist() == [2, 3, 4, 5]
+    assert tied["n"].sum() == 100
+    assert tied.loc[0, "n"] == 50
+    assert len(auroc_by_prevalence(np.full(3, np.nan), np.ones(3), 5)) == 0
 
 
 def test_nothing_to_score_is_nan():

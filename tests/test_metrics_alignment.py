@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from expresser.errors import InputError
-from expresser.metrics.alignment import closest_jaccard, foscttm
+from expresser.metrics.alignment import closest_jaccard, closest_jaccard_by_chance, foscttm
 
 
 def test_foscttm_of_three_cells_by_hand():
@@ -48,10 +48,30 @@ def test_closest_cells_of_equal_and_of_unrelated_spaces():
     a = rng.normal(size=(300, 6))
     np.testing.assert_allclose(closest_jaccard(a, 2 * a + 1, n=20), 1.0)
     unrelated = closest_jaccard(a, rng.normal(size=(300, 3)), n=20)
-    assert unrelated.mean() == pytest.approx(20 / 600, abs=0.01)
+    assert unrelated.mean() == pytest.approx(closest_jaccard_by_chance(300, 20), abs=0.005)
     # Four cells on a line: 0's closest is 1 in both; in b, 3 moves next to 0.
     line, moved = np.array([[0.0], [1.0], [5.0], [6.5]]), np.array([[0.0], [1.0], [5.0], [-0.5]])
     np.testing.assert_allclose(closest_jaccard(line, moved, n=1), [0.0, 1.0, 0.0, 0.0])
+
+
+def test_closest_cells_of_collapsed_spaces_are_chance():
+    one, other = np.full((200, 3), 0.1), np.full((200, 2), 7.0)
+    # All cells have the same neighbours there, so this is one draw and not the mean of 200.
+    assert closest_jaccard(one, one, n=10).mean() < 0.2
+    assert closest_jaccard(one, other, n=10).mean() < 0.2
+    # In ten heaps that are the same in both, 19 cells are equally near, of which 5 are taken twice: per cell that varies.
+    heap = np.repeat(np.arange(10.0), 20)[:, None]
+    assert closest_jaccard(heap, heap, n=5).mean() < 0.5
+
+
+def test_chance_of_closest_cells():
+    rng = np.random.default_rng(4)
+    draws = [len(set(rng.choice(39, 6, False)) & set(rng.choice(39, 6, False))) for _ in range(4000)]
+    assert closest_jaccard_by_chance(40, 6) == pytest.approx(np.mean([s / (12 - s) for s in draws]), rel=0.05)
+    assert closest_jaccard_by_chance(40, 39) == pytest.approx(1)  # all others, in both
+    assert closest_jaccard_by_chance(3, 1) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="40 neighbours of 40 cells"):
+        closest_jaccard_by_chance(40, 40)
 
 
 def test_bad_embeddings_are_refused():

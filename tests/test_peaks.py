@@ -10,12 +10,13 @@ from jaxtyping import TypeCheckError
 from scipy import sparse
 
 from expresser.errors import InputError
+from translate import peaks as peak_module
 from translate.peaks import (
     binarise,
     binarise_predictions,
     coverage,
-    merge_overlapping,
     merge_sets,
+    open_cells,
     peak_filter,
     repool,
 )
@@ -107,7 +108,7 @@ def test_a_peak_that_both_lists_hold_fills_that_peak_alone():
 
 def test_the_matrix_must_be_of_the_regions():
     regions = Regions.parse(["chr1:1-2"])
-    for use in (lambda m: repool(m, regions, regions), lambda m: peak_filter(m, regions)):
+    for use in (lambda m: repool(m, regions, regions), lambda m: open_cells(m, regions)):
         with pytest.raises(InputError, match="2 columns and there are 1 regions"):
             use(counts(2, 0))
 
@@ -139,9 +140,9 @@ def test_sets_merge_to_the_union_whatever_their_order(first, second, seed):
     again, same = merge_sets(sets[::-1])
     assert same.equals(union)
     assert all((a != b).nnz == 0 for a, b in zip(again[::-1], merged))
-    alone, own = merge_overlapping(*sets[0])
+    (alone,), own = merge_sets(sets[:1])
     assert np.array_equal(alone.toarray() > 0, by_or(*sets[0], own))
-    assert merge_overlapping(alone, own)[1].equals(own)
+    assert merge_sets([(alone, own)])[1].equals(own)
 
 
 # --- binarising, filtering ---
@@ -161,6 +162,35 @@ def test_binarise_makes_ones_of_counts_and_leaves_its_input_alone():
             binarise(given_counts)
 
 
+@given(source=peaks, target=peaks, seed=st.integers(0, 99), step=st.sampled_from([1, 7, 10**6]))
+def test_cells_of_a_peak_are_counted_as_repooling_opens_it(source, target, seed, step):
+    one, other = build(source), build(target)
+    matrix = counts(len(one), seed, cells=20)
+    matrix = (
+        sparse.csr_matrix(  # with a stored zero, and an entry in two parts
+            (
+                np.r_[matrix.data, 0, matrix.data[-1:]],
+                np.r_[matrix.indices, matrix.indices[-1:], matrix.indices[-1:]],
+                np.r_[matrix.indptr[:-1], matrix.nnz + 2],
+            ),
+            shape=matrix.shape,
+        )
+        if matrix.indptr[-1] > matrix.indptr[-2]
+        else matrix
+    )
+    chosen = permutation(20, seed)[:13]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peak_module, "_ENTRIES", step)
+        found = open_cells(matrix, one, other, chosen)
+        assert found.tolist() == repool(matrix[chosen], one, other).getnnz(axis=0).tolist()
+        if not one.duplicated().any():
+            assert open_cells(matrix, one).tolist() == (matrix.toarray() > 0).sum(axis=0).tolist()
+
+
+def filtered(matrix: sparse.csr_matrix, regions: Regions, **options):
+    return peak_filter(open_cells(matrix, regions), regions, n_cells=matrix.shape[0], **options)
+
+
 def opened(cells_open: list[int], n_cells: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(np.arange(n_cells)[:, None] < np.array(cells_open), dtype=np.float32) * 3
 
@@ -168,18 +198,18 @@ def opened(cells_open: list[int], n_cells: int) -> sparse.csr_matrix:
 def test_filters_are_fractions_of_cells_or_the_released_rule():
     regions = Regions.parse(["chr1:1-2", "chr1:3-4", "chr1:5-6", "chr2:1-2", "chr2:5-6", "chrX:1-2", "GL1.1:1-2"])
     matrix = opened([4, 5, 29, 30, 80, 20, 20], 100)
-    keep, reasons = peak_filter(matrix, regions, max_share=0.29)
+    keep, reasons = filtered(matrix, regions, max_share=0.29)
     assert keep.tolist() == [False, True, True, False, False, False, False]
     assert reasons == {"not_autosomal": 2, "rare": 1, "common": 2, "kept": 2}
     # round(0.29 x 80) = 23 cells
-    keep, reasons = peak_filter(matrix, regions, max_share=0.29, share_of="commonest_peak")
+    keep, reasons = filtered(matrix, regions, max_share=0.29, share_of="commonest_peak")
     assert keep.tolist() == [False, True, False, False, False, False, False]
-    keep, _ = peak_filter(matrix, regions, autosomes=False, min_cells=0, max_share=1.0)
+    keep, _ = filtered(matrix, regions, autosomes=False, min_cells=0, max_share=1.0)
     assert keep.all()
     with pytest.raises(InputError, match=r"no peak of 7 .* 2 are on no autosome, 5 open in fewer than 81 cells"):
-        peak_filter(matrix, regions, min_cells=81)
+        filtered(matrix, regions, min_cells=81)
     with pytest.raises(TypeCheckError):
-        peak_filter(matrix, regions, share_of="genes")
+        filtered(matrix, regions, share_of="genes")
 
 
 @given(seed=st.integers(0, 999), share=st.floats(0.05, 1), least=st.integers(0, 4))
@@ -191,14 +221,14 @@ def test_filters_count_cells_and_follow_permutations(seed, share, least):
     expected = regions.is_autosome() & (cells >= least) & (cells <= np.floor(share * 20 + 1e-9))
     if not expected.any():
         with pytest.raises(InputError, match="no peak of 12"):
-            peak_filter(matrix, regions, min_cells=least, max_share=share)
+            filtered(matrix, regions, min_cells=least, max_share=share)
         return
-    keep, reasons = peak_filter(matrix, regions, min_cells=least, max_share=share)
+    keep, reasons = filtered(matrix, regions, min_cells=least, max_share=share)
     assert keep.tolist() == expected.tolist()
     assert sum(reasons.values()) == 12
     p = permutation(12, seed)
     q = permutation(20, seed)
-    assert np.array_equal(peak_filter(matrix[q][:, p], regions.take(p), min_cells=least, max_share=share)[0], keep[p])
+    assert np.array_equal(filtered(matrix[q][:, p], regions.take(p), min_cells=least, max_share=share)[0], keep[p])
 
 
 # --- coverage ---

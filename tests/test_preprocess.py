@@ -1,6 +1,7 @@
 """Inputs equal the dense formula, each cell by itself and whatever the order of a file; saved inputs are the same bits."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.simulate import simulate_multiome
+from translate import peaks as peak_module
 from translate.preprocess import AtacInput, AtacRecipe, ProteinInput, RnaInput, RnaRecipe
 from translate.preprocess.atac import EmptyChromosomeWarning
 from translate.preprocess.quantiles import quantiles
@@ -261,6 +263,22 @@ def test_peaks_are_merged_filtered_and_ordered_by_known_answer():
     assert np.array_equal(apart.align(peaks(counts, names)).toarray()[:, 2:4], counts[:, :2] > 0)
     with pytest.raises(InputError, match="no peak of 6 in 10 cells"):
         AtacInput.fit(peaks(counts, names), np.arange(40, dtype=np.int64)[30:], AtacRecipe())
+
+
+@pytest.mark.parametrize("width", [500, 1500])  # apart, or each overlapping the next
+def test_choosing_peaks_takes_a_fraction_of_the_matrix(width: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(peak_module, "_ENTRIES", 50_000)
+    matrix = sparse.random(2_000, 3_000, 0.25, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    start = np.arange(3_000)[::-1] // 3 * 4000 + np.arange(3_000)[::-1] % 3 * 1000
+    given_peaks = Regions.of(["chr1"] * 3_000, start, start + width)
+    data = Measured(matrix, given_peaks.to_frame(), pd.DataFrame(index=[str(i) for i in range(2_000)]), "made")
+    size = matrix.data.nbytes + matrix.indices.nbytes
+    tracemalloc.start()
+    found = AtacInput.fit(data, np.arange(1_500), AtacRecipe(max_share=1.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.regions) == (3_000 if width == 500 else 1_000)
+    assert peak < 0.4 * size, f"{peak / size:.2f} times the matrix"
 
 
 @pytest.fixture(scope="module")

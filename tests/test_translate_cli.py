@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from expresser.errors import InputError
 from expresser.simulate import simulate_multiome
 from tests.test_cli import refused, tree
 from tests.translate_toys import toy_anndata
-from translate import asking, cli_fit, evaluation, fitting
+from translate import asking, cli_fit, fitting, judging
 from translate.asking import lifted, matched, wanted_features
 from translate.babel import BabelConfig
 from translate.data import read_study
@@ -26,7 +27,7 @@ from translate.phases import Trainer
 from translate.reading import guess_modality, read_measured
 from translate.regions import Regions
 from translate.splits import split_by_column, validate_at_random
-from translate.study import Modality, Study
+from translate.study import DataWarning, Modality, Study
 from translate.translator import Translator
 
 SMALL = "--config.rna.min-genes 0 --config.rna.max-genes None --config.atac.min-cells 1 --config.atac.max-share 1.0"
@@ -60,8 +61,8 @@ def scores(folder: Path) -> dict[str, Any]:
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages, which take a second each, are not drawn."""
     for name in ("fit_page", "evaluation_page"):
-        monkeypatch.setattr(evaluation, name, lambda path, *args, **more: path.touch() or path)
-    monkeypatch.setattr(evaluation, "evaluation_sections", lambda *args, **more: ((), ()))
+        monkeypatch.setattr(judging, name, lambda path, *args, **more: path.touch() or path)
+    monkeypatch.setattr(judging, "evaluation_sections", lambda *args, **more: ((), ()))
 
 
 def timeless(scored: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +91,10 @@ def test_a_fit_leaves_model_scores_report_and_what_repeats_it(fitted: Path, file
     assert {"auroc_flat", "auroc_peak", "auprnorm_peak"} <= set(metrics["methods"]["ridge"]["rna_to_atac"])
     assert 0 <= metrics["methods"]["babel"]["foscttm"] <= 1
     assert metrics["verdicts"]["rna_to_atac"].keys() == {"mean", "knn", "ridge"}
+    for name, gaps in metrics["differences"]["atac_to_rna"].items():
+        gap = gaps["pearson_gene"]
+        said = "beats" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "on a par"
+        assert metrics["verdicts"]["atac_to_rna"][name] == said
     assert metrics["cells"] == {"train": 60, "valid": 30, "test": 30}
     assert metrics["fit"]["phases"]["translate"]["epochs"] == 2
     assert metrics["labels"] == "cell_type"
@@ -154,6 +159,30 @@ def test_proteins_are_added_to_a_fit(fitted: Path, files: Path, tmp_path: Path, 
     assert ad.read_h5ad(tmp_path / "p.h5ad").var_names.tolist() == [f"CD{i}" for i in range(7)]
 
 
+def test_a_fit_from_several_files_of_each_modality_is_that_of_their_cells(
+    files: Path, tmp_path: Path, no_page: None, capsys
+) -> None:
+    given: dict[str, list[str]] = {"rna": [], "atac": []}
+    for m, paths in given.items():
+        adata = ad.read_h5ad(files / f"{m}.h5ad")
+        for name, part in (("one", adata[:70]), ("two", adata[70:])):
+            part.copy().write_h5ad(tmp_path / f"{m}_{name}.h5ad")
+            paths.append(str(tmp_path / f"{m}_{name}.h5ad"))
+    inputs = ["--rna", *given["rna"], "--atac", *given["atac"]]
+    run("fit", "babel", *inputs, "--split", "donor", "--out", tmp_path / "run", "--no-maps", *QUICK)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["origin"]["read"] == given
+    assert record["origin"]["sha256"].keys() == {path for paths in given.values() for path in paths}
+    assert record["cells"]["train"] == 60
+    again = Origin.restored(record["origin"]).read()
+    once = read_study(rna=files / "rna.h5ad", atac=files / "atac.h5ad", check_pairing=False)
+    assert again.obs.index.tolist() == once.obs.index.tolist()
+    for m, part in once.measured.items():
+        assert (again.measured[m].matrix != part.matrix).nnz == 0
+    assert Origin(rna=("a",), atac=()) == Origin(rna="a")
+    assert Origin(rna=("a", "b"), atac="c").files == {"atac": Path("c")}
+
+
 def test_presets_begin_what_options_change(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(cli_fit, "fit", lambda system, given, start: seen.update(given=given))
@@ -169,6 +198,13 @@ def test_a_simulation_brings_its_oracle(tmp_path: Path, no_page: None, capsys) -
     run("fit", "babel", *paired(tmp_path), "--out", tmp_path / "run", "--no-maps", "--no-baselines", *QUICK)
     assert scores(tmp_path / "run")["methods"]["oracle"].keys() == {"atac_to_rna", "rna_to_atac"}
     assert "oracle" in capsys.readouterr().out
+    # Files of two simulations have none, and that stops nothing.
+    made.rna[:60].write_h5ad(tmp_path / "fewer.h5ad")
+    pair = ["--rna", tmp_path / "fewer.h5ad", "--atac", tmp_path / "atac.h5ad"]
+    run("evaluate", tmp_path / "run", *pair, "--no-maps", "--no-baselines", "--out", tmp_path / "again")
+    found = scores(tmp_path / "again")
+    assert (set(found["methods"]), found["cells"]["test"]) == ({"babel"}, 60)
+    assert "do not hold the same cells" in found["skipped"]["oracle"]
 
 
 def test_false_pairs_are_doubted_in_one_line(files: Path, tmp_path: Path, capsys) -> None:
@@ -212,6 +248,10 @@ def test_features_and_regions_and_forms(fitted: Path, files: Path, tmp_path: Pat
     assert sparse.issparse(top)
     assert (np.diff(top.indptr) == 3).all()
     assert predicted("--to", "atac", "--form", "float16").X.dtype == np.float16
+    x, scaled = predicted("--to", "atac").X, predicted("--to", "atac", "--form", "scale").X
+    assert sparse.issparse(scaled)
+    of_cell, of_peak = (x.mean(axis=axis, dtype=np.float64, keepdims=True).astype(np.float32) for axis in (1, 0))
+    assert np.array_equal(scaled.toarray() > 0, (x > of_cell) & (x > of_peak))
     model = Translator.load(fitted)
     genes = wanted_features(model, "rna", regions=["chr1:3500-8500"])
     assert genes is not None
@@ -294,7 +334,38 @@ def test_baselines_of_an_evaluation_learn_from_the_fits_cells_or_others(
     # Cells that the model knows flatter it, and that is said.
     run("evaluate", fitted, *paired(files), "--out", tmp_path / "d", "--no-maps", "--no-baselines")
     assert scores(tmp_path / "d")["in_training"] == 90
-    assert "90 of the test cells were used to fit the model" in capsys.readouterr().out
+    assert "90 of the 120 test cells have the names of cells that the model was fitted to" in capsys.readouterr().out
+    # Baselines need what they translate between.
+    argv = ["evaluate", tmp_path / "alone", *paired(new), *other[:2], "--out", tmp_path / "f"]
+    assert "the cells they are to learn from have no atac" in refused(capsys, tmp_path, "translate", *argv)
+
+
+def test_doubts_about_the_data_are_on_record(
+    fitted: Path, files: Path, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    assert scores(fitted)["doubts"] == json.loads((fitted / "run.json").read_text())["origin"]["doubts"]
+    changed = tmp_path / "files"
+    changed.mkdir()
+    for modality in ("rna", "atac"):
+        adata = ad.read_h5ad(files / f"{modality}.h5ad")
+        adata.obs["more"] = 1
+        adata.write_h5ad(changed / f"{modality}.h5ad")
+    given = [*paired(changed), "--split-of", fitted, "--no-maps", "--no-baselines"]
+    run("evaluate", fitted, *given, "--out", tmp_path / "a")
+    (doubt,) = [said for said in scores(tmp_path / "a")["doubts"] if "files of other content" in said]
+    assert f"warning: {doubt}" in capsys.readouterr().err
+    run("evaluate", fitted, *paired(files), *given[4:], "--out", tmp_path / "b")
+    assert not any("files of other content" in said for said in scores(tmp_path / "b")["doubts"])
+
+    # One that comes up only when cells are predicted, several times: said once in what is kept.
+    def doubting(*args: Any, **more: Any) -> Any:
+        warnings.warn("few peaks", DataWarning, stacklevel=1)
+        return predict(*args, **more)
+
+    predict = Translator.predict
+    monkeypatch.setattr(Translator, "predict", doubting)
+    run("evaluate", fitted, *paired(files), *given[4:], "--out", tmp_path / "c")
+    assert scores(tmp_path / "c")["doubts"].count("few peaks") == 1
 
 
 def test_files_that_changed_are_not_learnt_from(files: Path, tmp_path: Path) -> None:
@@ -331,6 +402,10 @@ def test_openproblems_predicts_and_refuses_with_99(
     monkeypatch.setitem(fitting.SYSTEMS["babel"].presets, "quick", BabelConfig(epochs=2, latent=4))
     run(*asked, "--preset", "quick")
     assert ad.read_h5ad(tmp_path / "out.h5ad").layers["normalized"].shape == (20, 60)
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/run.json").touch()
+    said = refused(capsys, tmp_path, "translate", *asked, "--out", tmp_path / "before")
+    assert "before: exists. Choose a new folder" in said
     with pytest.raises(SystemExit) as caught:
         run(*asked, "--modalities", "ATAC", "ADT")
     assert caught.value.code == 99
@@ -344,7 +419,9 @@ def test_the_list_says_what_there_is(capsys) -> None:
         assert words in said
 
 
-@pytest.mark.parametrize("verb", ["", "list", "predict", "embed", "evaluate", "openproblems", "fit", "fit babel"])
+@pytest.mark.parametrize(
+    "verb", ["", "list", "count", "predict", "embed", "evaluate", "openproblems", "fit", "fit babel"]
+)
 def test_help_has_an_example(verb: str, capsys) -> None:
     with contextlib.suppress(SystemExit):
         run(*verb.split(), "--help")

@@ -14,8 +14,9 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.simulate import simulate_multiome
-from translate.align import match_genes, match_regions, take_columns
+from translate.align import align_genes, match_genes, match_regions, take_columns
 from translate.data import PairingWarning, Study, read_study
+from translate.joining import JoiningWarning
 from translate.pairing import pairing_evidence
 from translate.regions import Regions
 
@@ -137,7 +138,7 @@ def test_mudata_in_memory_and_on_disk(names: tuple[str, str], tmp_path: Path):
             pd.testing.assert_frame_equal(frames(study)[m], frame)
         assert list(study.obs["leiden"][:3]) == ["a", "b", "a"]
         assert list(study.obs["cell_type"][:3]) == ["t0", "t1", "t2"]
-    with pytest.raises(InputError, match=r"mudata= or rna= and atac="):
+    with pytest.raises(InputError, match=r"a MuData holds RNA and ATAC: give it, or files of RNA and of ATAC"):
         read_study(mudata=mdata, rna=rna())
 
 
@@ -146,7 +147,7 @@ def test_unknown_modality_names_are_listed():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mdata = mudata.MuData({"x": rna(), "y": atac()})
-    with pytest.raises(InputError, match=r"\['x', 'y'\] is known.*rna=mdata"):
+    with pytest.raises(InputError, match=r"\['x', 'y'\] is known.*or give RNA and ATAC"):
         read_study(mudata=mdata)
 
 
@@ -249,7 +250,7 @@ def test_columns_of_obs_fill_up_and_disagreements_are_told_apart():
         (lambda n: f"S1#{n}", r"atac without what stands before the last '#', 32 of 32"),
         (
             lambda n: f"x{CELLS.index(n)}",
-            r"cells are paired by name\. If they are different cells, pass them as rna_only",
+            r"cells are paired by name\. If they are different cells, give them as .*\(rna_only, atac_only\)",
         ),
     ],
 )
@@ -260,13 +261,16 @@ def test_no_shared_cell_shows_names_and_what_would_match(change, says: str):
         assert repr(name) in str(error.value)
 
 
-def test_more_cells_of_one_modality_keep_common_genes_and_the_first_files_peaks():
+def test_more_cells_of_one_modality_keep_common_genes_and_the_paired_files_peaks():
     other = [f"s2_{name}" for name in CELLS[:5]]
     r2 = rna(other, seed=7)[:, [5, 3, 2, 1]].copy()
     r2.var_names = ["LYZ", "XIST_old", "CD3E", "GATA1"]  # the id finds XIST
     a2 = atac([f"s3_{name}" for name in CELLS[:7]], seed=8)
     a2.var_names = ["chr1:550-560", "chr2-50-90", "chr10_699_900", "chr1:5-101"]
-    study = read_study(rna=rna(), atac=atac(), rna_only=[r2], atac_only=[a2])
+    with pytest.warns(
+        JoiningWarning, match="rna: 4 genes are in all 2 files and are kept; left out are 2 of 6 in AnnD"
+    ):
+        study = read_study(rna=rna(), atac=atac(), rna_only=[r2], atac_only=[a2])
     assert study.n_cells == 44
     assert len(study.paired) == 32
     rows = study.of("rna", np.flatnonzero(study.obs.index.isin(other)))
@@ -275,6 +279,106 @@ def test_more_cells_of_one_modality_keep_common_genes_and_the_first_files_peaks(
     peaks = study.of("atac", np.flatnonzero(study.obs.index.str.startswith("s3_"))).matrix.toarray()
     x = a2.X.toarray() > 0
     assert np.array_equal(peaks, np.column_stack([x[:, 0] | x[:, 3], x[:, 1], x[:, 2], np.zeros(7)]))
+
+
+def named(adata: ad.AnnData, sample: str) -> ad.AnnData:
+    adata.obs_names = [f"{sample}_{name}" for name in adata.obs_names]
+    return adata
+
+
+def test_files_of_several_samples_are_their_cells_one_below_the_other(tmp_path: Path):
+    files: dict[str, list[ad.AnnData]] = {"rna": [], "atac": []}
+    for i, sample in enumerate(("a", "b")):
+        r, a = named(rna(seed=i), sample), named(atac(seed=5 + i), sample)
+        r.obs["sample"] = sample
+        files["rna"].append(r)
+        files["atac"].append(a[:, [2, 0, 1, 3]].copy() if i else a)  # the same peaks in another order: counts are kept
+    study = read_study(rna=files["rna"], atac=files["atac"], check_pairing=False)
+    assert (study.n_cells, len(study.paired)) == (64, 64)
+    found = frames(study)
+    for m, parts in files.items():
+        whole = pd.concat([part.to_df() for part in parts])
+        assert found[m].equals(whole[sorted(whole)])
+    assert study.obs["sample"].tolist() == ["a"] * 32 + ["b"] * 32
+    # Joint files, and paths.
+    paths = []
+    for sample in ("a", "b"):
+        named(joint(), sample).write_h5ad(tmp_path / f"{sample}.h5ad")
+        paths.append(tmp_path / f"{sample}.h5ad")
+    twice = read_study(rna=paths, check_pairing=False)
+    assert len(twice.paired) == 64
+    once = frames(read_study(rna=rna(), atac=atac()))
+    for m, frame in frames(twice).items():
+        assert np.array_equal(frame.to_numpy(), np.vstack([once[m][frame.columns]] * 2))
+
+
+def test_peaks_of_several_files_are_merged_in_any_order_of_files():
+    one, other = named(atac(), "a"), named(atac(seed=9), "b")
+    other.var_names = ["chr1:500-700", "chr2:60-70", "chrX:1-20", "chr9:5-9"]
+    more = named(atac(seed=4), "c")
+    more.var_names = ["chr1:650-690", "chr2:60-61", "chr9:5-9", "chr20:1-9"]
+    union = ["chr1:100-700", "chr2:50-90", "chr9:5-9", "chr10:5-700", "chrX:1-20"]
+    says = r"2 files with different peaks are merged into 5.* closed in .*: 1 for AnnData in memory \(4 peaks\), 1 for"
+    with pytest.warns(JoiningWarning, match=says):
+        study = read_study(atac=[one, other], atac_only=[more])
+    x, y, z = ((part.X.toarray() > 0).astype(int) for part in (one, other, more))
+    none = np.zeros(32, int)
+    expected = np.vstack(
+        [
+            np.column_stack([x[:, 0], x[:, 1], none, x[:, 2], x[:, 3]]),
+            np.column_stack([y[:, 0], y[:, 1], y[:, 3], none, y[:, 2]]),
+            np.column_stack([z[:, 0], z[:, 1], z[:, 2], none, none]),  # re-pooled: no peak of its own
+        ]
+    )
+    assert list(study.measured["atac"].var.index) == union
+    assert np.array_equal(study.measured["atac"].matrix.toarray(), expected)
+    with pytest.warns(JoiningWarning):
+        turned = read_study(atac=[other, one], atac_only=[more])
+    assert frames(turned)["atac"].loc[study.obs.index].equals(frames(study)["atac"])
+    with pytest.warns(JoiningWarning):  # nothing is paired: all of them
+        assert read_study(atac_only=[one, more]).measured["atac"].n_features == 7
+    far = named(atac(), "d")
+    far.var_names = [f"chr3:{i}00-{i}50" for i in range(1, 5)]
+    with pytest.raises(InputError, match=r"0 of AnnData in memory's 4 peaks overlap one of the 4 given"):
+        read_study(atac=[one, far])
+
+
+def test_samples_that_share_names_or_match_nothing_are_refused_with_a_way_out():
+    with pytest.raises(InputError, match=r"32 of its 32 cells have names that another rna file has.* all modalities"):
+        read_study(rna=[rna(), rna(seed=3)], atac=[atac(), atac(seed=4)])
+    pairs = {"rna": [named(rna(), "a"), named(rna(), "b")], "atac": [named(atac(), "a"), named(atac(), "bb")]}
+    with pytest.raises(
+        InputError, match=r"no cell is in both rna .*'b_ACGT.*'bb_ACGT.* 32 of 32 rna cells would match"
+    ):
+        read_study(**pairs)
+    few = rna()[:, :3].copy()
+    few.var_names, few.var["gene_ids"] = ["x", "y", "TP53"], ["", "", IDS[0]]
+    with pytest.warns(JoiningWarning, match="1 genes are in all 2 files"):
+        read_study(rna=[named(rna(), "a"), named(few, "b")])
+    few.var_names, few.var["gene_ids"] = ["x", "y", "z"], ""
+    with pytest.raises(InputError, match=r"rna: 0 genes are in all 2 files, at least 20% .*Ensembl id"):
+        read_study(rna=[named(rna(), "a"), named(few, "b")])
+
+
+def test_proteins_of_several_samples_are_those_that_all_have():
+    given = []
+    for sample, names in (("a", ["CD3", "CD4", "CD8"]), ("b", ["CD8", "CD19", "CD3"])):
+        r = named(rna(), sample)
+        r.obsm["adt"] = pd.DataFrame(np.arange(96).reshape(32, 3), columns=names, index=r.obs_names)
+        given.append(r)
+    with pytest.warns(JoiningWarning, match=r"protein: 2 proteins .* left out are 1 of 3 in .*, 1 of 3 in"):
+        study = read_study(rna=given, protein="obsm:adt")
+    assert len(study.paired) == 64
+    x = np.arange(96).reshape(32, 3)
+    assert list(study.measured["protein"].var.index) == ["CD3", "CD8"]
+    assert np.array_equal(study.measured["protein"].matrix.toarray(), np.vstack([x[:, [0, 2]], x[:, [2, 0]]]))
+
+
+def test_a_panel_named_by_gene_points_at_the_source():
+    part = read_study(rna=rna()).measured["rna"]
+    wanted = pd.DataFrame({"ensembl_id": "", "symbol": ""}, index=[f"G{i}" for i in range(600)])
+    with pytest.raises(InputError, match=r"0 of 600 genes of the model are among its 6.* source protein \(--source"):
+        align_genes(part, wanted)
 
 
 def test_unpaired_studies_and_single_modalities_are_read():

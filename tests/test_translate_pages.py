@@ -1,5 +1,6 @@
 """The pages say in words what the numbers say, hold every figure's numbers, and the figures draw what they were given."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,14 @@ from scipy import linalg
 
 from expresser import plots, plots_curves
 from expresser.errors import InputError
+from expresser.record import write_metrics
 from translate import maps, page_figures
 from translate.drawings import Drawings, Picture
+from translate.leaving_out import GROUPS, Interval
 from translate.page_figures import map_size, spread_share
 from translate.pages import evaluation_page, fit_page
 from translate.score_table import score_table
-from translate.verdicts import direction_name, heading, summary_sentences, verdicts
+from translate.verdicts import differences, direction_name, heading, interval_text, summary_sentences, verdicts
 
 CELLS, GENES, PEAKS = 80, 40, 60
 ORIGIN = {"command": "expresser translate evaluate", "seed": 1, "versions": {"torch": "2.10"}}
@@ -32,6 +35,7 @@ def expression(rng: np.random.Generator, skill: float) -> Picture:
         by_feature={"pearson": np.clip(rng.normal(skill, 0.05, GENES), -1, 1).astype(np.float32)},
         pseudobulk=rng.gamma(1.0, 1.0, (2, GENES)).astype(np.float32),
         points=np.stack([truth, truth + rng.normal(0, 1 - skill, 500).astype(np.float32)]),
+        without={"pearson": skill + rng.normal(0, 0.002, GROUPS)},
     )
 
 
@@ -49,6 +53,10 @@ def openness(rng: np.random.Generator, skill: float, *, probability: bool = True
         pseudobulk=np.stack([share, share]),
         curves={"roc": np.stack([rate, rate ** (1 - skill)]), "pr": np.stack([rate, 1 - rate * 0.8])},
         calibration=bins if probability else None,
+        without={
+            "auroc": 0.5 + skill / 2 + rng.normal(0, 0.002, GROUPS),
+            "auprnorm": skill / 3 + rng.normal(0, 0.002, GROUPS),
+        },
     )
 
 
@@ -75,6 +83,9 @@ def evaluated(
                 "auroc_peak": float(atac.by_feature["auroc"].mean()),
                 "auprnorm_peak": float(atac.by_feature["auprnorm"].mean()),
                 "ece": 0.01 if name != "ridge" else None,
+                "mean_ratio": 0.9 if name != "ridge" else None,
+                "auroc_peak_fifth_1": 0.5,
+                "auroc_peak_fifth_5": 0.5 + skill / 2,
                 "spread": skill,
                 "n_cells": CELLS,
                 "n_peaks": PEAKS,
@@ -84,7 +95,7 @@ def evaluated(
         methods[name] = {d: scores[d] for d in directions}
         pictures[name] = {d: {"atac_to_rna": rna, "rna_to_atac": atac}[d] for d in directions}
     if "babel" in methods:
-        methods["babel"]["foscttm"] = 0.04
+        methods["babel"] |= {"foscttm": 0.04, "closest_jaccard": 0.21}
     obs = pd.DataFrame({"cell_type": np.array(["T", "B"])[np.arange(CELLS) % 2]}, index=[f"c{i}" for i in range(CELLS)])
     points = rng.normal(size=(CELLS, 4)).astype(np.float32)
     drawings = Drawings(
@@ -106,6 +117,7 @@ def evaluated(
         "labels": "cell_type",
         "split": "random",
         "cells": {"train": 400, "valid": 80, "test": CELLS},
+        "closest": {"n": 4, "chance": 0.026},
     }
     return metrics, drawings
 
@@ -118,41 +130,57 @@ def words(path: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8")))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose words alone matter: figures are empty, which saves most of the time."""
+    monkeypatch.setattr(page_figures, "svg", lambda *_: '<svg xmlns="http://www.w3.org/2000/svg" width="9pt"/>')
+
+
 # Verdicts
 
 
 def test_a_model_above_all_baselines_beats_them_and_one_below_does_not() -> None:
     metrics, drawings = evaluated({"babel": 0.4, "mean": 0.0, "ridge": 0.2, "oracle": 0.9})
     found = verdicts(metrics, drawings.pictures, "rna_to_atac", "babel")
-    assert [(v.baseline, v.said) for v in found] == [("ridge", "beaten"), ("mean", "beaten")]
-    assert "beats ridge at ATAC from RNA: AUROC by peak 0.7" in found[0].sentence()
+    assert [(v.baseline, v.said) for v in found] == [("ridge", "beats"), ("mean", "beats")]
+    assert re.search(
+        r"babel beats ridge at ATAC from RNA: AUROC by peak 0\.7\d+ against 0\.6\d+ \(difference \+0\.\d{3} to \+0\.\d{3}\)",
+        found[0].sentence(),
+    )
     assert f"of {PEAKS:,} peaks" in found[0].sentence()
     (line,) = summary_sentences({"rna_to_atac": found}, "babel")
     assert line == "ATAC from RNA: babel beats every one of the 2 baselines."
     metrics, drawings = evaluated({"babel": 0.1, "mean": 0.0, "ridge": 0.3})
     found = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
-    assert [(v.baseline, v.said) for v in found] == [("ridge", "not beaten"), ("mean", "beaten")]
+    assert [(v.baseline, v.said) for v in found] == [("ridge", "behind"), ("mean", "beats")]
     (line,) = summary_sentences({"atac_to_rna": found}, "babel")
-    assert line == "RNA from ATAC: babel does not beat all baselines: it beats 1 of 2, but not ridge."
+    assert line == "RNA from ATAC: babel does not beat all baselines: it beats 1 of 2, and is behind ridge."
 
 
-def test_scores_that_disagree_are_mixed() -> None:
+def test_a_difference_that_other_cells_might_not_show_is_on_a_par() -> None:
+    metrics, drawings = evaluated({"babel": 0.006, "mean": 0.0}, directions=("atac_to_rna",))
+    metrics["methods"]["babel"]["atac_to_rna"]["pearson_gene"] = 0.006
+    metrics["methods"]["mean"]["atac_to_rna"]["pearson_gene"] = 0.0
+    for jump, said in ((0.001, "on a par"), (0.0001, "beats")):  # between scores without one group and without another
+        for name, middle in (("babel", 0.006), ("mean", 0.0)):
+            without = {"pearson": middle + (name == "babel") * jump * np.resize([1.0, -1.0], GROUPS)}
+            drawings.pictures[name]["atac_to_rna"] = replace(drawings.pictures[name]["atac_to_rna"], without=without)
+        (found,) = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
+        assert found.said == said
+        (span,) = found.intervals
+        assert span is not None
+        assert (span.low + span.high) / 2 == pytest.approx(0.006)
+    assert differences([found])["mean"]["pearson_gene"] == {"difference": 0.006, "low": span.low, "high": span.high}
+
+
+def test_scores_that_contradict_each_other_are_on_a_par() -> None:
     metrics, drawings = evaluated({"babel": 0.4, "ridge": 0.2})
     metrics["methods"]["babel"]["rna_to_atac"]["auprnorm_peak"] = 0.0
     (found,) = verdicts(metrics, drawings.pictures, "rna_to_atac", "babel")
-    assert found.said == "mixed"
-    assert "neither clearly beats nor loses to ridge" in found.sentence()
-
-
-def test_a_higher_mean_from_a_few_features_is_mixed() -> None:
-    metrics, drawings = evaluated({"babel": 0.2, "ridge": 0.2}, directions=("atac_to_rna",))
-    a, b = (drawings.pictures[name]["atac_to_rna"].by_feature["pearson"] for name in ("babel", "ridge"))
-    a[:], b[:] = 0.1, 0.12
-    a[:5] = 0.9
-    metrics["methods"]["babel"]["atac_to_rna"]["pearson_gene"] = float(a.mean())
-    metrics["methods"]["ridge"]["atac_to_rna"]["pearson_gene"] = float(b.mean())
-    (found,) = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
-    assert (found.said, found.share) == ("mixed", 5 / GENES)
+    assert found.said == "on a par"
+    assert "is on a par with ridge" in found.sentence()
+    metrics["methods"]["babel"]["rna_to_atac"]["auprnorm_peak"] = None  # says nothing, so it contradicts nothing
+    assert verdicts(metrics, drawings.pictures, "rna_to_atac", "babel")[0].said == "beats"
 
 
 def test_undefined_for_one_is_chance_and_for_both_is_left_out() -> None:
@@ -161,18 +189,28 @@ def test_undefined_for_one_is_chance_and_for_both_is_left_out() -> None:
     a[:], b[:] = 0.1, np.nan  # a constant has no correlation
     a[:4] = np.nan
     a[4:8] = -0.1
-    metrics["methods"]["mean"]["atac_to_rna"]["pearson_gene"] = 0.0
     (found,) = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
-    assert (found.n, found.share, found.said) == (GENES - 4, 1 - 4 / 36, "beaten")
+    assert (found.n, found.share) == (GENES - 4, 1 - 4 / 36)
 
 
 def test_nothing_is_said_where_nothing_is_defined() -> None:
-    metrics = evaluated({"babel": 0.2, "mean": 0.0}, directions=("atac_to_rna",))[0]
+    metrics, drawings = evaluated({"babel": 0.2, "mean": 0.0}, directions=("atac_to_rna",))
+    (blind,) = verdicts(metrics, {}, "atac_to_rna", "babel")
+    assert (blind.said, blind.share, blind.intervals) == ("undecided", None, (None,))
     metrics["methods"]["mean"]["atac_to_rna"]["pearson_gene"] = None
-    (found,) = verdicts(metrics, {}, "atac_to_rna", "babel")
-    assert (found.said, found.share) == ("mixed", None)
-    assert "r by gene 0.2" in found.sentence()
+    (found,) = verdicts(metrics, drawings.pictures, "atac_to_rna", "babel")
+    assert found.said == "undecided"
+    assert "babel cannot be compared with mean at RNA from ATAC: r by gene 0.2" in found.sentence()
     assert "against undefined" in found.sentence()
+    assert differences([found]) == {"mean": {"pearson_gene": None}}
+    (line,) = summary_sentences({"atac_to_rna": [found]}, "babel")
+    assert line.endswith("it beats 0 of 1, and is not comparable with mean.")
+
+
+def test_an_interval_shows_on_which_side_of_zero_its_ends_lie() -> None:
+    assert interval_text(Interval(0.02, 0.012, 0.0341)) == "+0.012 to +0.034"
+    assert interval_text(Interval(0.01, 0.0002, 0.02)) == "+0.0002 to +0.0200"
+    assert interval_text(Interval(0.0, 0.0, 0.0)) == "+0.000 to +0.000"
 
 
 # Pages
@@ -185,9 +223,23 @@ def test_the_page_says_who_wins_and_shows_every_method(tmp_path: Path) -> None:
     drawings.pictures["babel"]["atac_to_rna"] = replace(drawings.pictures["babel"]["atac_to_rna"], markers=markers)
     page = evaluation_page(tmp_path / "report.html", metrics, drawings, ORIGIN, maps=False)
     text = words(page)
-    assert "it beats 1 of 2, but not ridge" in text
-    assert "babel does not beat ridge at RNA from ATAC" in text
+    assert "it beats 1 of 2, and is behind ridge" in text
+    assert "babel is behind ridge at RNA from ATAC" in text
     assert "babel beats mean at ATAC from RNA" in text
+    assert "ATAC: AUROC by peak, unless AUPRnorm by peak says the opposite" in text
+    assert re.search(r"ridge behind -0\.\d{3} to -0\.\d{3} 0\.", text)
+    assert "0.500 and 0.650 for babel, 0.500 and 0.675 for ridge" in text
+    assert re.search(r"closest cells shared babel 0\.040* 0\.210*", text)
+    assert (
+        "Of its 4 closest cells from either modality, those in both over those in any, 1 at best; 0.026 is chance"
+        in text
+    )
+    # What is said of probabilities stands under tables of probabilities alone.
+    tables = {m[1]: m[0] for m in re.finditer(r"(RNA from ATAC|ATAC from RNA): all methods.*?data \(CSV\)", text)}
+    assert "or not a probability" in tables["ATAC from RNA"]
+    assert "predicted / observed" in tables["ATAC from RNA"]
+    assert "A dash: undefined." in tables["RNA from ATAC"]
+    assert "probability" not in tables["RNA from ATAC"]
     assert "baselines beaten" in text
     assert "2 of 4" in text
     assert "80 test cells, 60 peaks, 1 of them without a score of their own" in text
@@ -198,6 +250,7 @@ def test_the_page_says_who_wins_and_shows_every_method(tmp_path: Path) -> None:
     assert "vary between cells by this share of how much open and closed calls vary: 30.0% for babel" in text
     for figure in ("ROC", "Precision and recall", "Calibration", "Spread of predictions", "babel: predicted against"):
         assert figure in text
+    assert re.search(r"AUROC of rare and of common peaks .{0,600}data \(CSV\)", text)
     table = re.search(r"RNA from ATAC: all methods.*?</table>", page.read_text(), re.DOTALL)
     assert table is not None
     found = re.findall(r"<th[^>]*>\s*(babel|mean|ridge|oracle)", table[0])
@@ -206,14 +259,43 @@ def test_the_page_says_who_wins_and_shows_every_method(tmp_path: Path) -> None:
     assert again.read_bytes() == page.read_bytes()
 
 
-def test_one_direction_and_no_model_make_a_page(tmp_path: Path) -> None:
+def test_one_direction_and_no_model_make_a_page(tmp_path: Path, undrawn: None) -> None:
     metrics, drawings = evaluated({"mean": 0.0, "ridge": 0.35}, directions=("rna_to_atac",))
     text = words(evaluation_page(tmp_path / "report.html", metrics, drawings, ORIGIN, maps=False))
     assert "No model was examined." in text
     assert "RNA from ATAC" not in text
 
 
-def test_maps_show_the_same_cells_from_each_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doubts_and_cells_of_the_training_are_said(tmp_path: Path, undrawn: None) -> None:
+    metrics, drawings = evaluated({"babel": 0.3, "mean": 0.0}, directions=("rna_to_atac",))
+    text = words(evaluation_page(tmp_path / "r.html", metrics, drawings, ORIGIN, maps=False))
+    assert "Doubts" not in text
+    assert "flatter" not in text
+    more = {"doubts": ["equal names but different cells?"], "in_training": 7}
+    text = words(evaluation_page(tmp_path / "r.html", metrics | more, drawings, ORIGIN, maps=False))
+    assert "Doubts about the data equal names but different cells?" in text
+    assert "7 of the 80 test cells have the names of cells that the model was fitted to" in text
+    text = words(fit_page(tmp_path / "f.html", title="F", log=[], facts={}, provenance=ORIGIN, doubts=["shallow"]))
+    assert "Doubts about the data shallow" in text
+
+
+def test_the_figure_of_base_rates_draws_what_is_in_its_table() -> None:
+    _, drawings = evaluated({"babel": 0.4, "ridge": 0.2})
+    pictures = {name: by["rna_to_atac"] for name, by in drawings.pictures.items()}
+    (figure,) = page_figures.by_base_rate(pictures)
+    assert figure.data is not None
+    assert figure.data.columns[:2].tolist() == ["method", "bin"]
+    assert figure.data.groupby("method")["n"].sum().tolist() == [PEAKS, PEAKS]
+    bands = {"a": pd.DataFrame({"x": [0.01, 0.1], "low": [0.5, 0.5], "middle": [0.6, 0.7], "high": [0.7, 0.9]})}
+    ax = drawn(lambda ax: plots_curves.band_axes(ax, bands, xlabel="x", ylabel="y", log=True, reference=0.5))
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), bands["a"][["x", "middle"]])
+    assert ax.collections[0].get_paths()[0].vertices[:, 1].max() == 0.9
+    assert page_figures.by_base_rate({"none": replace(pictures["babel"], by_feature={})}) == []
+
+
+def test_maps_show_the_same_cells_from_each_modality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
+) -> None:
     seen: list[int] = []
 
     def flat(points: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -380,3 +462,17 @@ def test_the_score_table_is_aligned_whatever_the_names() -> None:
     metrics = {"methods": methods, "directions": ["atac_to_rna"], "verdicts": {}, "skipped": {}, "cells": {"test": 3}}
     rows = score_table(metrics | {"split": "random"}).splitlines()[:4]
     assert len({len(row) for row in rows}) == 1
+
+
+def test_the_score_table_says_what_the_verdicts_rest_on_read_back_or_not(tmp_path: Path) -> None:
+    metrics, drawings = evaluated({"babel": 0.4, "mean": 0.0, "ridge": 0.2}, directions=("rna_to_atac",))
+    said = verdicts(metrics, drawings.pictures, "rna_to_atac", "babel")
+    metrics["verdicts"] = {"rna_to_atac": {v.baseline: v.said for v in said}}
+    metrics["differences"] = {"rna_to_atac": differences(said)}
+    text = score_table(metrics)
+    (ridge,) = [line for line in text.splitlines() if line.startswith("  ridge")]
+    assert said[0].intervals[0] is not None
+    assert ridge.endswith(f"—  beats, {interval_text(said[0].intervals[0])}")
+    assert "by the 95 % interval of the difference in the first column" in text
+    assert "closest 4 cells of babel, shared: 0.2100 (1 perfect, 0.0260 chance)" in text
+    assert score_table(json.loads(write_metrics(tmp_path / "m.json", metrics).read_text())) == text

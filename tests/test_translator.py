@@ -11,9 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from translate_toys import toy_anndata, toy_fit, toy_split
 
 from expresser.errors import InputError
+from translate import predicted
+from translate.averages import RunningMean
 from translate.calibration import platt
 from translate.data import read_study
-from translate.phases import Optimizer
+from translate.heads import shrinkage
+from translate.predicted import Decoded
 from translate.preprocess.atac import EmptyChromosomeWarning
 from translate.translator import Translator
 
@@ -67,6 +70,22 @@ def test_one_cell_alone_is_the_same_cell_among_many(fitted, source, to):
     np.testing.assert_allclose(alone.obsm[key][0], made.obsm[key][13], rtol=1e-5, atol=1e-5)
 
 
+def test_only_the_features_asked_for_are_computed(fitted, monkeypatch):
+    cells = toy_anndata(n_cells=20, seed=2)["rna"]
+    whole = fitted.translate(cells, "atac")
+    asked = []
+    block = Decoded.block
+    monkeypatch.setattr(predicted, "_GAP", 1)
+    monkeypatch.setattr(
+        Decoded, "block", lambda self, cells, features: asked.append(features) or block(self, cells, features)
+    )
+    names = [whole.var_names[i] for i in (90, 3, 4)]
+    some = fitted.translate(cells, "atac", features=names)
+    assert some.var_names.tolist() == names
+    np.testing.assert_allclose(some.X, whole[:, names].X, rtol=1e-5)
+    assert sorted((f.start, f.stop) for f in asked) == [(3, 5), (90, 91)]
+
+
 def test_an_empty_chromosome_is_named(tmp_path):
     made = toy_anndata(seed=1)
     there = made["atac"].var_names.str.startswith("chr2:")
@@ -103,9 +122,10 @@ def test_platt_is_logistic_regression():
 )
 def test_as_many_peaks_are_predicted_as_are_open(tmp_path, system, changes):
     made = toy_anndata(200, seed=4)
-    changes = changes | ({"epochs": 20} if system == "babel" else {"to_atac_epochs": 20})
+    hidden = {"epochs": 20} if system == "babel" else {"to_atac_epochs": 20, "to_atac_dropout": 0.5}
+    changes = changes | hidden
     split = toy_split(200, valid=60, test=20)
-    fitted = toy_fit(system, tmp_path / "run", study_of(made), split=split, input_dropout=0.5, **changes)
+    fitted = toy_fit(system, tmp_path / "run", study_of(made), split=split, **changes)
     for source, to in fitted.directions:
         if to == "atac":
             ratio = (
@@ -135,19 +155,23 @@ def test_four_networks_have_no_way_from_atac_to_proteins(tmp_path):
     assert ("atac", "protein") not in four.directions
 
 
-# ---- the optimiser, precision ----------------------------------------------------------------------------------------
+# ---- the prior, precision ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["adam", "rmsprop"])
-def test_matrices_decay_and_biases_and_norms_do_not(fitted, kind):
-    named = dict(fitted.system.named_parameters())
-    optimizer = Optimizer(kind=kind, weight_decay=0.5).build(named)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(decay) == len(named)
-    for name, parameter in named.items():
-        matrix = name.endswith("weight") and parameter.ndim > 1
-        assert decay[id(parameter)] == (0.5 if matrix else 0.0), name
-    assert {0.0, 0.5} == set(decay.values())
+def test_the_prior_is_the_gaussian_density_and_draws_outputs_to_their_means(tmp_path):
+    weight = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    normal = torch.distributions.Normal(0.0, 0.7 / 4)
+    theirs = -(normal.log_prob(weight) - normal.log_prob(torch.zeros(()))).sum()
+    torch.testing.assert_close(shrinkage(weight, 0.7), theirs)
+    made = toy_anndata(seed=1)
+    for system, epochs in (("babel", {"epochs": 15}), ("scmog", {"to_atac_epochs": 15, "adversarial": False})):
+        spread = []
+        for prior in (None, 0.02):
+            fitted = toy_fit(
+                system, tmp_path / f"{system}{prior}", study_of(made), prior=prior, calibrated=False, **epochs
+            )
+            spread.append(fitted.translate(made["rna"], "atac").X.std(axis=0).mean())
+        assert spread[0] > 2 * spread[1], (system, spread)
 
 
 @pytest.mark.parametrize("system", ["babel", "scmog"])
@@ -158,3 +182,21 @@ def test_mixed_precision_fits_about_the_same(tmp_path, system):
         a, b = (t.translate(made[source], to).X for t in (whole, mixed))
         assert np.abs(a - b).mean() < 0.02
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98
+
+
+def test_the_running_mean_stands_in_for_the_weights_and_gives_them_back():
+    system = torch.nn.ModuleDict({"one": torch.nn.Linear(2, 1), "two": torch.nn.Linear(2, 1)})
+    mean = RunningMean(system, ("one",), 0.75)
+    start, other = system["one"].weight.detach().clone(), system["two"].weight.detach().clone()
+    with torch.no_grad():
+        system["one"].weight.add_(4.0)
+        system["two"].weight.add_(4.0)
+    mean.update()
+    mean.update()
+    with mean.standing_in():
+        torch.testing.assert_close(system["one"].weight, start + 4.0 * (1 - 0.75**2))
+        torch.testing.assert_close(system["two"].weight, other + 4.0)
+    torch.testing.assert_close(system["one"].weight, start + 4.0)
+    again = RunningMean(system, ("one",), 0.75)
+    again.restore(mean.mean)
+    torch.testing.assert_close(again.mean["one.weight"], start + 4.0 * (1 - 0.75**2))

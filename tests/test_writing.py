@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from expresser.errors import InputError
-from translate import matrix_files, writing
+from translate import matrix_files, predicted, writing
+from translate.peaks import binarise_predictions
+from translate.predicted import Chosen
 from translate.writing import write_predictions
 
 CELLS, PEAKS = 70, 2100
@@ -133,7 +135,7 @@ def test_the_size_of_the_blocks_changes_nothing(fake: Fake, tmp_path: Path) -> N
 )
 def test_top_k_keeps_the_first_of_equal_values(values: list[list[float]], k: int) -> None:
     block = np.array(values, np.float32)
-    kept = writing._top(k)(block)
+    kept = writing._top(k)(slice(0, len(block)), block)
     np.testing.assert_array_equal(kept.toarray(), expected(block, "topk", min(k, 6), 0.0))
     assert (kept.data != 0).all()
 
@@ -142,13 +144,13 @@ def test_top_k_keeps_the_first_of_equal_values(values: list[list[float]], k: int
 @settings(max_examples=40)
 def test_any_features_in_any_order_come_from_few_slices(data: st.DataObject) -> None:
     columns = np.array(data.draw(st.lists(st.integers(0, 5000), min_size=1, max_size=20, unique=True)), np.int64)
-    spans = writing._spans(columns)
+    spans = Chosen(Fake(1, 5001), columns).spans
     found = np.full(len(columns), -1)
     for features, which, where in spans:
         found[where] = np.arange(5001)[features][which]
     np.testing.assert_array_equal(found, columns)
     edges = [features for features, _, _ in spans]
-    assert all(b.start - a.stop >= writing._GAP for a, b in itertools.pairwise(edges))
+    assert all(b.start - a.stop >= predicted._GAP for a, b in itertools.pairwise(edges))
 
 
 def test_only_the_features_wanted_are_computed_and_written(fake: Fake, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_only_the_features_wanted_are_computed_and_written(fake: Fake, tmp_path:
 def test_a_few_features_far_apart_do_not_make_large_blocks(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "_BLOCK_BYTES", 4 * 20_000)
+    monkeypatch.setattr(predicted, "_BLOCK_BYTES", 4 * 20_000)
     columns = np.arange(0, PEAKS, 400)
     out = write_predictions(fake, tmp_path / "p.h5ad", **frames(fake), features=columns)
     np.testing.assert_array_equal(dense(read(out)), fake.values[:, columns])
@@ -177,6 +179,41 @@ def test_a_threshold_for_each_feature_goes_with_the_feature(fake: Fake, tmp_path
     chosen = np.array([1500, 3, 700])
     out = write_predictions(fake, tmp_path / "p.h5ad", **frames(fake), form="binary", threshold=limits, features=chosen)
     np.testing.assert_array_equal(dense(read(out)), fake.values[:, chosen] > limits[chosen].astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_scale_compares_with_the_means_of_cell_and_peak(fake: Fake, tmp_path: Path, suffix: str) -> None:
+    told: list[tuple[int, int]] = []
+    arguments = frames(fake) | {"form": "scale", "cells_per_chunk": 32}
+    out = write_predictions(fake, tmp_path / f"p{suffix}", **arguments, progress=lambda done, n: told.append((done, n)))
+    found = read(out).X
+    x = fake.values
+    of_cell, of_peak = (x.mean(axis=axis, dtype=np.float64, keepdims=True).astype(np.float32) for axis in (1, 0))
+    expected = (x > of_cell) & (x > of_peak)
+    np.testing.assert_array_equal(found.toarray(), expected)
+    assert (found != binarise_predictions(fake)).nnz == 0
+    assert found.dtype == np.float32
+    assert told == [(n, 140) for n in (32, 64, 70, 102, 134, 140)]
+    # What is called open does not depend on which peaks are written.
+    some = write_predictions(fake, tmp_path / f"s{suffix}", **arguments, features=np.array([1500, 3]))
+    np.testing.assert_array_equal(dense(read(some)), expected[:, [1500, 3]])
+
+
+def test_scale_needs_peaks_of_several_cells_and_finite_predictions(fake: Fake, tmp_path: Path) -> None:
+    for other, words in ((Fake(5, 6, to="rna"), "but rna is predicted"), (Fake(1, 6), "there is one cell")):
+        with pytest.raises(InputError, match=words):
+            write_predictions(other, tmp_path / "p.h5ad", **frames(other), form="scale")
+    fake.values[3, 8] = np.nan
+    with pytest.raises(InputError, match="predictions of feature 'chr1:8-9' are not all finite"):
+        write_predictions(fake, tmp_path / "p.h5ad", **frames(fake), form="scale", features=np.array([1500]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_chosen_values_are_those_columns_even_where_one_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predicted, "_BLOCK_BYTES", 4 * 30)
+    few = Fake(7, 20)
+    for columns in ([0, 0, 2], [5], [19, 0], list(range(20)), [1, 2, 3]):
+        np.testing.assert_array_equal(Chosen(few, np.array(columns)).values(), few.values[:, columns])
 
 
 def test_backed_and_scanpy_read_it_like_any_other(fake: Fake, tmp_path: Path) -> None:
@@ -213,9 +250,11 @@ def test_row_starts_and_column_numbers_share_a_type(
 
 def test_a_block_keeps_within_its_bytes() -> None:
     for n_features in (1, 30, 20_000, 224_000, 10**9):
-        cells = writing._cells_at_once(n_features)
+        cells = Chosen(Fake(1, 1), np.array([n_features - 1, 0])).cells_at_once
+        near = n_features <= predicted._GAP  # then what lies between the two is computed too
         assert cells >= 1
-        assert cells == 1 or cells * n_features * 4 <= 2**27
+        assert cells == 1 or cells * (n_features if near else 2) * 4 <= 2**27
+        cells = writing._whole_tiles(cells)
         assert cells < 32 or cells % 32 == 0
 
 

@@ -1,1 +1,1 @@
-"""Translation between modalities and ATAC embedding. Empty in this version: the systems arrive with their engine."""
+"""Translation between modalities of single cells: published systems on one engine, judged beside baselines."""

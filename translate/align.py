@@ -10,7 +10,8 @@ from translate.peaks import binarise, coverage, repool
 from translate.regions import Regions
 from translate.study import Measured
 
-_ENTRIES = 4_000_000  # moved at a time
+_ENTRIES = 1_000_000  # moved at a time
+_PANEL = 1_000  # features up to which a file may be a panel of antibodies
 MIN_GENES = 0.2  # share of the wanted genes that a file must have
 
 
@@ -51,7 +52,7 @@ def take_columns(
 ) -> sparse.csr_matrix:
     """These columns in this order, -1 for one of zeros, each at most once, of these rows (None: all).
 
-    A new matrix with sorted indices, int32 where they may. Memory beside it: 4 million entries' worth.
+    A new matrix with sorted indices, int32 where they may. Memory beside it: a million entries' worth.
     """
     place = np.full(matrix.shape[1], -1, dtype=np.int32)
     place[columns[columns >= 0]] = np.flatnonzero(columns >= 0)
@@ -96,10 +97,12 @@ def align_genes(measured: Measured, wanted: pd.DataFrame) -> sparse.csr_matrix:
     n = int((columns >= 0).sum())
     if n < MIN_GENES * len(wanted):
         mine, its = (", ".join(repr(str(name)) for name in names[:2]) for names in (wanted.index, measured.var.index))
+        few = measured.n_features <= _PANEL
         raise InputError(
             f"{measured.name}: {n:,} of {len(wanted):,} genes of the model are among its {measured.n_features:,}; at "
             f"least {MIN_GENES:.0%} must be (model: {mine}, …; file: {its}, …). Both must be of one species; Ensembl ids "
             "in a column ensembl_id or gene_ids are matched first, then symbols."
+            + (" If it holds antibody counts named by gene, say so: source protein (--source protein)." if few else "")
         )
     return take_columns(measured.matrix, columns)
 
@@ -115,6 +118,6 @@ def align_peaks(measured: Measured, wanted: Regions) -> sparse.csr_matrix:
     others = given.take(np.setdiff1d(np.arange(len(given)), columns))
     # A peak of the file that is not wanted but overlaps one that is was merged into it when the model's peaks were chosen.
     if (columns >= 0).all() and not others.overlaps(wanted).nnz:
-        return binarise(take_columns(measured.matrix, columns))
+        return binarise(take_columns(measured.matrix, columns), copy=False)
     coverage(given, wanted, where=measured.name).check()
     return repool(measured.matrix, given, wanted)

@@ -1,4 +1,4 @@
-"""``expresser translate list|fit|predict|embed|evaluate|openproblems``. Heavy imports wait until a command runs."""
+"""``expresser translate list|count|fit|predict|embed|evaluate|openproblems``. Heavy imports wait until a command runs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import tyro
 
 from expresser.cli import Command
 from translate import cli_fit
+from translate.cli_count import count
 from translate.cli_judge import evaluate, openproblems
 from translate.cli_use import embed, predict
 
@@ -51,6 +52,7 @@ def _run(argv: Sequence[str]) -> None:
         return
     verbs: dict[str, Any] = {
         "list": list_systems,
+        "count": count,
         "fit": fit,
         "predict": predict,
         "embed": embed,

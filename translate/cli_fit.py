@@ -23,12 +23,13 @@ class Arguments(Generic[Config]):
     """Folder of the run: model, log, split, metrics.json, report.html."""
     config: Config
     """Options of the system; --preset says where they begin."""
-    rna: str | None = None
-    """Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder; if it holds other modalities too, they are read."""
-    atac: str | None = None
-    """Counts or 0/1 of peaks, the same kinds of file; cells are paired by name."""
-    protein: str | None = None
-    """Antibody counts, or obsm:KEY for a table inside the RNA's file."""
+    rna: tuple[str, ...] = ()
+    """Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder, one or several (--rna a.h5ad b.h5ad), whose shared genes are
+    kept; if they hold other modalities too, these are read."""
+    atac: tuple[str, ...] = ()
+    """Counts or 0/1 of peaks, the same kinds of file; cells are paired by name, peaks of several files merged."""
+    protein: tuple[str, ...] = ()
+    """Antibody counts, or obsm:KEY for a table inside the RNA's files."""
     mudata: str | None = None
     """An .h5mu file with all modalities, in place of --rna and --atac."""
     rna_only: tuple[str, ...] = ()
@@ -116,7 +117,7 @@ def usage() -> str:
 def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     """Read, split, fit, judge."""
     from translate import fitting
-    from translate.evaluation import evaluate_fit, page_of_fit
+    from translate.judging import evaluate_fit, page_of_fit
     from translate.origin import Origin
     from translate.score_table import score_table
     from translate.terminal import notes, on_fastest

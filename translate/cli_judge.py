@@ -56,8 +56,8 @@ def evaluate(
         maps: Draw UMAPs into the report.
         seed: Of the baselines.
     """
-    from translate.evaluation import evaluate_model
     from translate.held import hold
+    from translate.judging import evaluate_model
     from translate.origin import Origin
     from translate.score_table import score_table
     from translate.terminal import notes, on_fastest
@@ -70,20 +70,21 @@ def evaluate(
     with progress_bar("evaluate") as report:
         report(0, None, "reading")
         translator = on_fastest(Translator.load(model))
-        with notes():
+        with notes() as doubts:
             held = hold(model, translator.run, origin, fit=split_of, train=train if train.files else None)
-        metrics = evaluate_model(
-            out,
-            model,
-            translator,
-            held,
-            origin,
-            label=labels,
-            baselines=baselines,
-            maps=maps,
-            seed=seed,
-            say=lambda words: report(0, None, words),
-        )
+            metrics = evaluate_model(
+                out,
+                model,
+                translator,
+                held,
+                origin,
+                label=labels,
+                baselines=baselines,
+                maps=maps,
+                seed=seed,
+                doubts=doubts,
+                say=lambda words: report(0, None, words),
+            )
     print(score_table(metrics))
     print(f"report: {out / 'report.html'}")
 
@@ -118,11 +119,13 @@ def openproblems(
         out: Folder for the fit, kept. Without it, a temporary one.
     """
     from translate.openproblems import UnsupportedPair, run
-    from translate.terminal import prove_out
+    from translate.terminal import notes, prove_out
 
     prove_out(output, train_mod1, train_mod2, test_mod1)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists. Choose a new folder for --out.")
     try:
-        with progress_bar(f"openproblems {system}") as report:
+        with progress_bar(f"openproblems {system}") as report, notes():
             run(
                 train_mod1,
                 train_mod2,

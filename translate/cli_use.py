@@ -23,7 +23,7 @@ def predict(
     layer: str | None = None,
     features: tuple[str, ...] = (),
     regions: tuple[str, ...] = (),
-    form: Literal["float32", "float16", "topk", "binary"] = "float32",
+    form: Literal["float32", "float16", "topk", "binary", "scale"] = "float32",
     top_k: int = 10_000,
     threshold: float = 0.5,
     compression: Literal["gzip", "lzf"] | None = None,
@@ -42,7 +42,8 @@ def predict(
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         features: Only these: names, for RNA also symbols or Ensembl ids, for ATAC also chromosomes.
         regions: Only what lies there, such as chr1:1000000-2000000: peaks that overlap, genes whose start is inside.
-        form: float16 halves the file; topk and binary keep high values only, sparse.
+        form: float16 halves the file; topk and binary keep high values only, sparse; scale calls a peak open where it exceeds
+            both the cell's and the peak's mean prediction (the cells of the input decide together; computed twice).
         top_k: Of topk: values kept of each cell.
         threshold: Of binary: what counts as open.
         compression: Of the file.

@@ -1,7 +1,7 @@
 """What the figures of an evaluation need, of every method and direction: arrays and small tables, and nothing that computes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ class Picture:
     curves: Mapping[str, Float64[np.ndarray, "2 points"]] | None = None
     # atac, where scores are probabilities: columns n, predicted (mean), observed (share open); a row a bin of equal n
     calibration: pd.DataFrame | None = None
+    # Mean over features of the deciding scores ("pearson"; "auroc", "auprnorm") without each group of test cells
+    # (`translate.leaving_out`), from which verdicts have their intervals
+    without: Mapping[str, Float64[np.ndarray, " groups"]] = field(default_factory=dict)
     # rna, where labels were given: columns label, gene, auroc (of the prediction, that type against the rest), auroc_truth
     markers: pd.DataFrame | None = None
 
@@ -34,6 +37,5 @@ class Drawings:
     features: Mapping[str, pd.Index]  # direction ("atac_to_rna") -> names of what was predicted
     pictures: Mapping[str, Mapping[str, Picture]]  # method -> direction -> its picture
     latents: Mapping[str, Mapping[str, Float32[np.ndarray, "cells latent"]]]  # method -> source modality -> latents
-    foscttm: Mapping[
-        str, Float64[np.ndarray, "2 cells"]
-    ]  # method -> share of closer cells, either direction, of each cell
+    # method -> share of closer cells, either direction, of each cell
+    foscttm: Mapping[str, Float64[np.ndarray, "2 cells"]]

@@ -2,14 +2,16 @@
 
 metrics  {"methods": {NAME: {"atac_to_rna": {...}, "rna_to_atac": {...}, "rna_to_protein": {...}, "foscttm": x}},
           "directions": [...], "baselines": [names among the methods], "skipped": {NAME: why}, "labels": column | None,
-          "labels_skipped": why | None, "split": name, "cells": {"train", "valid", "test"}}
-         A method has only the directions it predicts, and foscttm only where it has latents of two modalities. Scores are
+          "labels_skipped": why | None, "split": name, "cells": {"train", "valid", "test"},
+          "closest": {"n", "chance"} | None}
+         A method has only the directions it predicts, and foscttm and closest_jaccard (of the "closest" n cells) only
+         where it has latents of two modalities. Scores are
          floats, NaN where undefined (write_metrics makes that null), counts are ints; what each means is said in
          translate/scoring.py. With them: seconds, of predicting and scoring.
   *_to_rna      pearson_flat pearson_gene pearson_gene_median pearson_cell mae rmse pseudobulk_pearson n_cells n_genes
                 genes_undefined genes_constant; with labels: pseudobulk_type_pearson marker_auroc marker_auroc_truth markers
-  *_to_atac     auroc_flat auprc_flat auroc_peak auprnorm_peak auroc_cell ece spread pseudobulk_pearson n_cells n_peaks
-                peaks_undefined peaks_constant; with labels: pseudobulk_type_pearson
+  *_to_atac     auroc_flat auprc_flat auroc_peak auprnorm_peak auroc_peak_fifth_1 … _5 auroc_cell ece mean_ratio spread
+                pseudobulk_pearson n_cells n_peaks peaks_undefined peaks_constant; with labels: pseudobulk_type_pearson
   *_to_protein  pearson_flat pearson_protein pearson_protein_median pearson_cell mae rmse pseudobulk_pearson n_cells
                 n_proteins proteins_undefined proteins_constant; with labels: pseudobulk_type_pearson
 drawings `Drawings` (translate/drawings.py): one `Picture` for a method and a direction, latents, FOSCTTM of each cell.
@@ -27,7 +29,7 @@ from jaxtyping import Float32, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
-from expresser.metrics.alignment import foscttm
+from expresser.metrics.alignment import closest_jaccard, closest_jaccard_by_chance, foscttm
 from translate.baselines import Fitted, NearestNeighbours, Pairs, Ridge, TrainingMean
 from translate.components import Components, Values
 from translate.drawings import Drawings, Picture
@@ -96,7 +98,8 @@ def evaluate(
     inputs
         The fitted inputs of the modalities concerned: they say which features are scored, and on which scale.
     latents
-        Name → modality → a function of the test cells' `Measured` that returns their latents, for FOSCTTM.
+        Name → modality → a function of the test cells' `Measured` that returns their latents, for FOSCTTM and closest
+        cells.
     directions
         Which to score; None takes those of the methods.
     label
@@ -150,8 +153,10 @@ def evaluate(
         name: {str(m): f(test.measured[m]) for m, f in by.items() if m in used} for name, by in (latents or {}).items()
     }
     apart = {name: foscttm(*list(by.values())[:2]) for name, by in placed.items() if len(by) > 1}
+    near = closest_n(len(test))
     for name, share in apart.items():
         scores[name]["foscttm"] = float(share.mean())
+        scores[name]["closest_jaccard"] = float(closest_jaccard(*list(placed[name].values())[:2], n=near).mean())
     metrics = {
         "methods": scores,
         "directions": wanted,
@@ -161,6 +166,7 @@ def evaluate(
         "labels_skipped": labels_skipped,
         "split": split.name,
         "cells": sizes,
+        "closest": {"n": near, "chance": closest_jaccard_by_chance(len(test), near)} if apart else None,
     }
     names = {direction: truths[ends(direction)[1]].features for direction in wanted}
     return metrics, Drawings(test.obs, names, pictures, placed, apart)
@@ -204,6 +210,14 @@ def ends(direction: str) -> tuple[Modality, Modality]:
         case ["rna" | "atac" | "protein" as source, "rna" | "atac" | "protein" as to] if source != to:
             return source, to
     raise InputError(f"direction {direction!r}: write source_to_target, of rna, atac and protein, such as atac_to_rna.")
+
+
+def closest_n(cells: int) -> int:
+    """How many closest cells to compare: a twentieth of the cells, 50 at most, 1 at least.
+
+    With a fixed 50 of some hundred cells, any two embeddings would share many by chance.
+    """
+    return int(np.clip(cells // 20, 1, 50))
 
 
 def values_of(inputs: Input, measured: Measured) -> Values:

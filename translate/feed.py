@@ -12,7 +12,7 @@ from torch import nn
 
 from translate.batches import Batch, BlockedMatrix, RnaCells, SparseRows, sparse_rows
 from translate.blocks import SparseLinear
-from translate.heads import CountHead, OpenHead
+from translate.heads import CountHead, LevelHead, OpenHead
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.study import Measured, Modality, Study
 
@@ -123,6 +123,13 @@ class Feed:
         at = self.rows["atac"][cells]
         return self.atac_open.shares(at[at >= 0])
 
+    def mean_protein(self, cells: Int64[np.ndarray, " cells"]) -> Float32[np.ndarray, " proteins"]:
+        """Mean centred log-ratio of each protein over the cells that have them."""
+        if self.protein_values is None:
+            raise ValueError("no protein was read.")
+        at = self.rows["protein"][cells]
+        return self.protein_values[at[at >= 0]].mean(axis=0)
+
     def median_open(self, cells: Int64[np.ndarray, " cells"]) -> float:
         """Median number of open peaks of the cells that have ATAC."""
         if self.atac_open is None:
@@ -186,13 +193,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def start_from_data(system: nn.Module, feed: Feed, cells: Int64[np.ndarray, " cells"], *, base_rates: bool) -> None:
     """What these training cells decide before the first step, in place.
 
-    The depth that scaled layers bring cells to and, with `base_rates`, output layers that begin at the mean of each gene and
-    peak: from Xavier weights a network spends its first epochs learning which peaks are ever open.
+    The depth that scaled layers bring cells to and, with `base_rates`, output layers that begin at the mean of each gene,
+    peak and protein: from Xavier weights a network spends its first epochs learning which peaks are ever open.
     """
+    measured = {
+        modality: (feed.rows[modality][cells] >= 0).any() if modality in feed.rows else False
+        for modality in feed.inputs
+    }
     for module in system.modules():
-        if isinstance(module, SparseLinear) and module.typical is not None:
+        if isinstance(module, SparseLinear) and module.typical is not None and measured["atac"]:
             module.typical.fill_(feed.median_open(cells))
-        elif base_rates and isinstance(module, CountHead):
+        elif base_rates and isinstance(module, CountHead) and measured["rna"]:
             module.start_at(torch.from_numpy(feed.mean_expression(cells)))
-        elif base_rates and isinstance(module, OpenHead):
+        elif base_rates and isinstance(module, OpenHead) and measured["atac"]:
             module.start_at(torch.from_numpy(feed.open_share(cells)))
+        elif base_rates and isinstance(module, LevelHead) and measured["protein"]:
+            module.start_at(torch.from_numpy(feed.mean_protein(cells)))

@@ -115,9 +115,8 @@ def fit(
         )
     network = build(system, chosen, inputs, seed)
     phases = network.phases()
-    if start is None:
-        network.prepare(feed, train)
-    else:
+    network.prepare(feed, train)
+    if start is not None:
         _take_weights(network, start)
         known = set(start.inputs)
         phases = tuple(phase for phase in phases if not set(phase.modalities) <= known)
@@ -281,7 +280,7 @@ def _write_split(path: Path, study: Study, split: Split, passes: np.ndarray) -> 
 def _summary(log: list[dict[str, Any]], record: Mapping[str, Any]) -> dict[str, Any]:
     phases: dict[str, Any] = {}
     for entry in log:
-        here = phases.setdefault(entry["phase"], {"epochs": 0, "seconds": 0.0})
+        here = phases.setdefault(entry["phase"], {"cells": entry["cells"], "epochs": 0, "seconds": 0.0})
         here["epochs"] += 1
         here["seconds"] += entry["seconds"]
         if entry["best"] or "valid" not in here:

@@ -2,7 +2,8 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from expresser.errors import InputError
+
+Progress = Callable[[int, int], None]
 
 _COLUMNS = ["chrom", "start", "end", "barcode"]
 _TYPES = [pa.dictionary(pa.int32(), pa.string()), pa.int64(), pa.int64(), pa.dictionary(pa.int32(), pa.string())]
@@ -19,23 +22,23 @@ RULE = (
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
-def read_fragments(path: Path, chunk: int) -> Iterator[pa.Table]:
+def read_fragments(path: Path, chunk: int, progress: Progress | None = None) -> Iterator[pa.Table]:
     """Tables of the columns chrom, start, end, barcode (chrom and barcode coded, one arrow chunk each), `chunk` bytes a time.
 
-    Plain text, gzip and bgzip; comment lines start with #. Raises InputError where the file is damaged or cut short, and
-    with the number of the first line that is no fragment.
+    `progress` is told (bytes of the file read, bytes of the file). Plain text, gzip and bgzip; comment lines start with #.
+    Raises InputError where the file is damaged or cut short, and with the number of the first line that is no fragment.
     """
     width = 0  # columns of the file: those of its first fragment
-    for line, given in _texts(path, chunk):
+    for line, given in _texts(path, chunk, progress):
         text = given
         if text.startswith(b"#") or b"\n#" in text:
             text = b"".join(row for row in text.splitlines(keepends=True) if not row.startswith(b"#"))
         if text.strip():
             width = width or text.lstrip(b"\r\n").split(b"\n", 1)[0].count(b"\t") + 1
-            yield _table(path, line, given, text, width)
+            yield fragment_table(path, line, given, text, width)
 
 
-def _texts(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+def _texts(path: Path, size: int, progress: Progress | None) -> Iterator[tuple[int, bytes]]:
     """(number of the first line, whole lines) of about `size` bytes at a time."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such fragment file.")
@@ -44,8 +47,8 @@ def _texts(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
         file.seek(max(0, path.stat().st_size - len(_BGZIP_END)))
         if head[:4] == b"\x1f\x8b\x08\x04" and head[12:14] == b"BC" and file.read() != _BGZIP_END:
             raise InputError(f"{path} was cut short: it is bgzip, but its end block is missing. Copy it again.")
-    line, rest = 1, b""
-    with gzip.open(path) if head[:2] == b"\x1f\x8b" else path.open("rb") as lines:
+    line, rest, packed = 1, b"", path.stat().st_size
+    with path.open("rb") as file, gzip.open(file) if head[:2] == b"\x1f\x8b" else nullcontext(file) as lines:
         while True:
             try:
                 block = lines.read(max(size, 1))
@@ -53,6 +56,8 @@ def _texts(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
                 raise InputError(
                     f"{path} is damaged or was cut short, somewhere after line {line - 1:,} ({error}). Copy it again."
                 ) from error
+            if progress is not None:
+                progress(file.tell(), packed)
             if not block:
                 break
             cut = block.rfind(b"\n") + 1
@@ -67,8 +72,8 @@ def _texts(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
         yield line, rest
 
 
-def _table(path: Path, line: int, given: bytes, text: bytes, width: int) -> pa.Table:
-    """The fragments of `text`, which is `given` (from line `line` of the file) without its comments."""
+def fragment_table(path: Path, line: int, given: bytes, text: bytes, width: int) -> pa.Table:
+    """The fragments of `text`, which is `given` (from line `line` of the file) without its comments; `width`: columns."""
     try:
         table = csv.read_csv(
             pa.BufferReader(text),

@@ -12,10 +12,11 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from expresser.errors import InputError
-from translate.fragment_files import RULE, read_fragments
+from translate.fragment_files import RULE, Progress, read_fragments
+from translate.fragment_index import index_of, pays, read_stretches, stretches
 from translate.peak_names import ucsc
 from translate.regions import Regions, on_a_line, overlapping_pairs
-from translate.study import Measured
+from translate.study import DataWarning, Measured
 
 
 def peaks_from_fragments(
@@ -25,9 +26,15 @@ def peaks_from_fragments(
     cells: Sequence[str] | pd.Index | None = None,
     min_fragments: int | None = None,
     count: Literal["fragments", "insertions"] = "fragments",
+    totals: bool = True,
     chunk: int = 1 << 23,
+    progress: Progress | None = None,
 ) -> Measured:
     """Counts of cells x peaks, read in one pass over `.tsv` or `.tsv.gz` (gzip or bgzip) in any order of lines.
+
+    With `cells`, without `totals`, and with a tabix index (`.tbi`, not older than the file) and pysam, only what lies in few
+    peaks is read where that is quicker: stretches of less than 0.5 % of the genome, and no more than one for each 10 kB of
+    the file. Of a file of 85 MB, 1,000 scattered peaks take 0.4 s so, where the whole file takes 3.5 s. The counts are the same.
 
     Parameters
     ----------
@@ -41,13 +48,19 @@ def peaks_from_fragments(
     count
         "fragments": a fragment is one count in each peak it overlaps. "insertions": each of its two ends (start and
         end - 1) is one, which is what 10x counts.
+    totals
+        Count all lines of each barcode, in peaks or not (`obs.n_fragments`, `min_fragments`). False, for given `cells`: rows
+        are these cells, each of them; obs has no column.
     chunk
         Bytes of text in memory at a time; working memory is about ten times as much, beside the counts.
+    progress
+        Called as (bytes of the file read, bytes of the file); not where the index is used.
 
     Returns
     -------
     Measured
-        `obs.n_fragments` is the number of lines of the barcode. The fifth column (read pairs) is not used.
+        `obs.n_fragments` is the number of lines of the barcode. The fifth column (read pairs) is not used. Warns
+        (`DataWarning`) of cells asked for that are left out or have no count.
 
     Raises
     ------
@@ -61,17 +74,55 @@ def peaks_from_fragments(
         raise InputError(f"{path}: {regions.duplicated().sum():,} peaks repeat another ({first}). Give each once.")
     if count not in ("fragments", "insertions"):
         raise InputError(f"{path}: count is {count!r}, but fragments or insertions are counted.")
+    if not totals:
+        if cells is None or min_fragments is not None:
+            raise InputError(f"{path}: without totals, cells must be given and min_fragments not: it needs the totals.")
+        found = _from_index(path, regions, _Barcodes(path, cells), count == "insertions", chunk)
+        if found is not None:
+            return _of_all(path, found, cells, regions)
     barcodes = _Barcodes(path, cells)
     counts = _Counts(path, regions, count == "insertions")
-    for table in read_fragments(path, chunk):
+    for table in read_fragments(path, chunk, progress):
         counts.add(table, barcodes.number(table))
     matrix = counts.total(len(barcodes.numbers))
     if not barcodes.lines:
         raise InputError(f"{path} holds no fragment. {RULE}.")
-    rows = barcodes.chosen(least, keep_order=cells is not None)
+    rows = barcodes.chosen(least, keep_order=cells is not None, say=totals)
     counts.prove(matrix)
+    if cells is not None and not totals:
+        return _of_all(path, matrix, cells, regions)
     obs = pd.DataFrame({"n_fragments": barcodes.fragments[rows]}, index=pd.Index(barcodes.names[rows], dtype=object))
     return Measured(matrix[rows], regions.to_frame(), obs, str(path))
+
+
+def _from_index(
+    path: Path, regions: Regions, barcodes: "_Barcodes", insertions: bool, chunk: int
+) -> sparse.csr_matrix | None:
+    """The counts by the file's index; None where it has none, where reading through is quicker, or where that must tell
+    what is wrong: nothing was counted, or something cannot be read."""
+    index, wanted = index_of(path), stretches(regions)
+    if index is None or not pays(path, wanted):
+        return None
+    counts = _Counts(path, regions, insertions)
+    try:
+        for table in read_stretches(path, index, wanted, chunk):
+            counts.add(table, barcodes.number(table))
+    except (InputError, OSError, ValueError):
+        return None
+    matrix = counts.total(len(barcodes.numbers))
+    return matrix if matrix.nnz else None
+
+
+def _of_all(path: Path, matrix: sparse.csr_matrix, cells: Sequence[str] | pd.Index, regions: Regions) -> Measured:
+    """Counts of all the cells asked for."""
+    if empty := int((np.diff(matrix.indptr) == 0).sum()):
+        warnings.warn(
+            f"{path}: {empty:,} of {len(cells):,} cells have no fragment in the peaks. Are they spelt as in the file?",
+            DataWarning,
+            stacklevel=3,
+        )
+    obs = pd.DataFrame(index=pd.Index([str(name) for name in cells], dtype=object))
+    return Measured(matrix, regions.to_frame(), obs, str(path))
 
 
 class _Barcodes:
@@ -105,7 +156,7 @@ class _Barcodes:
         self.example = self.example or met[0]
         return cell
 
-    def chosen(self, least: int, keep_order: bool) -> Int64[np.ndarray, " cells"]:
+    def chosen(self, least: int, keep_order: bool, say: bool = True) -> Int64[np.ndarray, " cells"]:
         """Barcodes with enough lines: in the order asked for, or sorted."""
         rows = np.flatnonzero(self.fragments >= max(least, 1))
         if not self.fragments.any():
@@ -120,10 +171,11 @@ class _Barcodes:
                 "Lower min_fragments."
             )
         if keep_order:
-            if len(rows) < len(self.numbers):
+            if say and len(rows) < len(self.numbers):
                 warnings.warn(
                     f"{self.path}: {len(self.numbers) - len(rows):,} of {len(self.numbers):,} cells have fewer than "
                     f"{max(least, 1):,} fragments and are left out.",
+                    DataWarning,
                     stacklevel=3,
                 )
             return rows

@@ -187,6 +187,29 @@ class Focal:
         )
 
 
+def shrinkage(weight: Float[Tensor, "outputs inputs"], sd: float) -> Float32[Tensor, ""]:
+    """Minus the log density of an output layer's weights, less a constant, where each output departs from its bias by `sd`.
+
+    Gaussian, with inputs of unit variance: weights have the variance sd² / inputs. Without it a few hundred cells decide the
+    many weights of a gene or peak that shows in a few dozen of them.
+    """
+    return torch.linalg.vector_norm(weight.float()).square() * (weight.shape[1] / (2 * sd**2))
+
+
+class LevelHead(nn.Linear):
+    """A linear output of each protein, Xavier-uniform."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out)
+        nn.init.xavier_uniform_(self.weight)
+
+    @torch.no_grad()
+    def start_at(self, mean: Float32[Tensor, " outputs"]) -> None:
+        """Begin at these means, with little else."""
+        self.bias.copy_(mean)
+        self.weight.mul_(START)
+
+
 class CountHead(nn.Module):
     """Mean = exp(linear), clamped to [1e-5, 1e6], and dispersion = softplus(linear), clamped to [1e-4, 1e3], of each gene."""
 
@@ -205,6 +228,10 @@ class CountHead(nn.Module):
         self.mean.bias.copy_(mean.clamp_min(1e-4).log())
         self.mean.weight.mul_(START)
         self.dispersion.weight.mul_(START)
+
+    def prior(self, sd: float) -> Float32[Tensor, ""]:
+        """`shrinkage` of both outputs."""
+        return shrinkage(self.mean.weight, sd) + shrinkage(self.dispersion.weight, sd)
 
     def predict(self, hidden: Float[Tensor, "cells size"], genes: slice) -> Float32[Tensor, "cells genes"]:
         """The mean of these genes, linear."""
@@ -248,6 +275,10 @@ class OpenHead(nn.Module):
         """Begin at these shares of open cells, with little else."""
         self.bias.copy_(share.clamp(1e-4, 1 - 1e-4).logit())
         self.weight.mul_(START)
+
+    def prior(self, sd: float) -> Float32[Tensor, ""]:
+        """`shrinkage` of the log-odds."""
+        return shrinkage(self.weight, sd)
 
     def logits(self, hidden: Float[Tensor, "cells *size"], peaks: slice) -> Float32[Tensor, "cells peaks"]:
         """Log-odds of these peaks."""

@@ -1,6 +1,7 @@
 """Which cells a model is judged by, and which ones baselines may learn from."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from expresser.errors import InputError
-from translate.origin import Origin
+from translate.origin import Origin, content_hash
 from translate.splits import Split
-from translate.study import Modality, Study
+from translate.study import DataWarning, Modality, Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,8 @@ def hold(
     where its files are still the same and the folder of its fit is at hand.
     """
     study = origin.read()
+    if fit is not None:
+        _same_files(fit, origin)
     nobody, everybody = np.arange(0), np.arange(study.n_cells)
     split = Split("all cells", nobody, nobody, everybody) if fit is None else split_of(fit, study)
     home = _folder_of_fit(model)
@@ -49,6 +52,15 @@ def hold(
     without = None
     if train is not None:
         given = train.read()
+        lacking = [
+            m for m in study.modalities if m in run.get("features", study.modalities) and m not in given.modalities
+        ]
+        if lacking:
+            raise InputError(
+                f"baselines: the cells they are to learn from have no {' and no '.join(lacking)}, but translate between "
+                f"what the test cells have ({', '.join(study.modalities)}). Give --train-{lacking[0]} too, of the same "
+                "cells, or neither."
+            )
         learn = given, Split("given", np.arange(given.n_cells), nobody, nobody)
     elif fit is None and home is None:
         without = (
@@ -77,6 +89,19 @@ def split_of(folder: Path, study: Study) -> Split:
     run = folder / "run.json"
     name = json.loads(run.read_text()).get("split") if run.is_file() else None
     return Split(str(name or "of the fit"), **found)
+
+
+def _same_files(fit: Path, origin: Origin) -> None:
+    """A doubt, where not one of the files has the content of a file of the fit: cells are matched by name alone."""
+    record = fit / "run.json"
+    before = json.loads(record.read_text()).get("origin", {}).get("sha256", {}) if record.is_file() else {}
+    if before and not set(before.values()) & {content_hash(path) for path in origin.paths}:
+        warnings.warn(
+            f"{fit}: was made from files of other content ({', '.join(before)}), so its split is applied to cells of the "
+            "same names. Are they the same cells?",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def _parts(folder: Path) -> pd.Series:

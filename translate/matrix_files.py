@@ -20,7 +20,7 @@ from expresser.atomic import replaced, replaced_folder
 Compression = Literal["gzip", "lzf"]
 Group: TypeAlias = Any  # an h5py.Group or a zarr.Group: no type describes what they share
 Sink = Callable[[slice, Float32[np.ndarray, "cells features"]], None]
-Keep = Callable[[Float32[np.ndarray, "cells features"]], sparse.csr_matrix]
+Keep = Callable[[slice, Float32[np.ndarray, "cells features"]], sparse.csr_matrix]  # the cells are those of the block
 
 # Of a dense matrix on disk: 1 MB. A cell of 224,000 peaks lies in 28 of them, a peak of 10,000 cells in 313.
 TILE = (32, 8192)
@@ -81,8 +81,8 @@ def sparse_sink(root: Group, n_features: int, compression: str | None, keep: Kee
     write_elem(root, "X", empty, dataset_kwargs={"chunks": (_RUN,), **options})
     matrix = sparse_dataset(root["X"])
 
-    def write(_cells: slice, block: np.ndarray) -> None:
-        matrix.append(keep(block))
+    def write(cells: slice, block: np.ndarray) -> None:
+        matrix.append(keep(cells, block))
 
     yield write
     # scipy's routines fail where row starts and column numbers differ in type.

@@ -21,7 +21,7 @@ from translate.study import Modality
 
 Data: TypeAlias = str | Path | AnnData
 
-ACCEPTED = "an AnnData, .h5ad, .zarr, .h5 (10x) or a 10x folder; .h5mu and MuData as mudata="
+ACCEPTED = "an AnnData, .h5ad, .zarr, .h5 (10x) or a 10x folder; .h5mu and MuData as an argument of their own, mudata"
 _KINDS: dict[str, Modality] = {  # feature types of 10x and of the NeurIPS files, modality names of MuData
     **dict.fromkeys(("gene expression", "gex", "rna", "gene", "genes", "expression"), "rna"),
     **dict.fromkeys(("peaks", "peak", "atac", "chromatin accessibility"), "atac"),
@@ -71,7 +71,7 @@ def _by_kind(held: Mapping[str, Any], where: str) -> dict[Modality, Any]:
     if not found:
         raise InputError(
             f"{where}: none of its modalities {sorted(held)} is known. Names are rna (gex), atac (peaks), protein "
-            "(prot, adt): rename them, or pass rna=mdata['…'], atac=mdata['…']."
+            "(prot, adt): rename them, or give RNA and ATAC each by itself."
         )
     return found
 

@@ -14,28 +14,34 @@ from translate.study import MODALITIES, Modality, Study
 
 @dataclass(frozen=True)
 class Origin:
-    """The arguments of `translate.data.read_study`, paths as text."""
+    """The arguments of `translate.data.read_study`, paths as text: one, or several (one in a tuple is one, none is None)."""
 
-    rna: str | None = None
-    atac: str | None = None
-    protein: str | None = None
+    rna: str | tuple[str, ...] | None = None
+    atac: str | tuple[str, ...] | None = None
+    protein: str | tuple[str, ...] | None = None
     mudata: str | None = None
     rna_only: tuple[str, ...] = ()
     atac_only: tuple[str, ...] = ()
     layer: str | None = None
     genes: str | None = None
 
+    def __post_init__(self) -> None:
+        for m in MODALITIES:
+            names = _names(getattr(self, m))
+            object.__setattr__(self, m, names if len(names) > 1 else names[0] if names else None)
+
     @property
     def files(self) -> dict[Modality, Path]:
-        """The file of each modality, where it has one of its own."""
-        named = {m: getattr(self, m) for m in MODALITIES}
-        return {m: Path(name) for m, name in named.items() if name is not None and not name.startswith("obsm:")}
+        """The file of each modality, where it has one of its own and no more."""
+        named = {m: _names(getattr(self, m)) for m in MODALITIES}
+        return {m: Path(names[0]) for m, names in named.items() if len(names) == 1 and not names[0].startswith("obsm:")}
 
     @property
     def paths(self) -> list[Path]:
         """Everything that is read."""
+        paired = [name for m in MODALITIES for name in _names(getattr(self, m)) if not name.startswith("obsm:")]
         more = [self.mudata, *self.rna_only, *self.atac_only, self.genes]
-        return [*self.files.values(), *(Path(path) for path in more if path is not None)]
+        return [Path(path) for path in (*paired, *more) if path is not None]
 
     def read(self) -> Study:
         """Read it."""
@@ -97,6 +103,10 @@ def content_hash(path: Path) -> str:
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\0".encode())
     return digest.hexdigest()
+
+
+def _names(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else given or ()
 
 
 def _absolute(path: str | None) -> str | None:

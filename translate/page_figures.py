@@ -9,12 +9,15 @@ import pandas as pd
 from jaxtyping import Float32, Float64
 from matplotlib.axes import Axes
 
+from expresser.metrics.accessibility import auroc_by_prevalence
 from expresser.plots import Size, bar_axes, density_scatter_axes, hist_axes, scatter_axes, svg
-from expresser.plots_curves import calibration_axes, precision_recall_axes, roc_axes
+from expresser.plots_curves import band_axes, calibration_axes, precision_recall_axes, roc_axes
 from expresser.report import Figure
 from translate.drawings import Picture
 from translate.maps import FEWEST, sampled, umap
 from translate.verdicts import DECIDING, FEATURES, heading, score_name, target, value
+
+_RATE_BINS = 12  # of peaks, by how often they are open
 
 Pictures = Mapping[str, Picture]  # method -> its picture in one direction, in the order to be drawn
 
@@ -114,6 +117,35 @@ def collapse(pictures: Pictures) -> list[Figure]:
         "sparse measurement has; compare with the baselines."
     )
     return [Figure("Spread of predictions between cells", svg(draw), caption)]
+
+
+def by_base_rate(pictures: Pictures) -> list[Figure]:
+    """AUROC of a peak against how often it is open: medians and quartiles of peaks in bins of equal number."""
+    tables = {
+        name: auroc_by_prevalence(picture.by_feature["auroc"], picture.pseudobulk[0], _RATE_BINS)
+        for name, picture in pictures.items()
+        if "auroc" in picture.by_feature
+    }
+    tables = {name: table for name, table in tables.items() if len(table)}
+    if not tables:
+        return []
+    data = pd.concat([table.assign(method=name) for name, table in tables.items()], ignore_index=True)
+    caption = (
+        f"Peaks in order of the share of test cells in which they are open, cut into at most {_RATE_BINS} bins of about "
+        "equal number; the line is the median AUROC by peak, the band holds half of the peaks (quartiles). 0.5, dashed, is "
+        "chance. A line that leaves chance at common peaks only is a model that has collapsed for the others."
+    )
+    names = {"prevalence": "x", "q25": "low", "median": "middle", "q75": "high"}
+    bands = {name: table.drop(columns=["low", "high"]).rename(columns=names) for name, table in tables.items()}
+    draw = partial(
+        band_axes,
+        bands=bands,
+        xlabel="share of cells in which the peak is open",
+        ylabel=score_name("auroc_peak"),
+        log=True,
+        reference=0.5,
+    )
+    return [Figure("AUROC of rare and of common peaks", svg(draw), caption, data[["method", *data.columns[:-1]]])]
 
 
 def spread_share(picture: Picture) -> Float64[np.ndarray, " peaks"]:

@@ -10,7 +10,7 @@ from expresser.report import Figure, Section, Table
 from translate import page_figures as draw
 from translate.drawings import Drawings, Picture
 from translate.maps import FEWEST
-from translate.verdicts import DECIDING, FEATURES, Verdict, heading, score_name, target, value
+from translate.verdicts import DECIDING, FEATURES, Verdict, heading, interval_text, score_name, target, value
 
 Direction = Literal["min", "max"]
 
@@ -26,10 +26,21 @@ _COLUMNS = {
         *_PROFILES,
         "marker_auroc",
     ),
-    "atac": ("auroc_peak", "auprnorm_peak", "auroc_cell", "auroc_flat", "auprc_flat", "ece", "spread", *_PROFILES),
+    "atac": (
+        "auroc_peak",
+        "auprnorm_peak",
+        "auroc_cell",
+        "auroc_flat",
+        "auprc_flat",
+        "ece",
+        "mean_ratio",
+        "spread",
+        *_PROFILES,
+    ),
     "protein": ("pearson_protein", "pearson_protein_median", "pearson_cell", "pearson_flat", "mae", "rmse", *_PROFILES),
 }
-_LEAST = ("mae", "rmse", "ece", "foscttm")  # the lower the better; spread is neither
+_LEAST = ("mae", "rmse", "ece", "foscttm")  # the lower the better
+_NEITHER = ("mean_ratio", "spread")  # best is neither the highest nor the lowest
 _LABELS = ("cell_type", "celltype", "cell_types", "annotation", "leiden", "louvain")
 
 _MEASURED = {
@@ -42,9 +53,11 @@ high everywhere, which the training mean knows too.
     "atac": """
 A prediction is compared with whether any fragment was counted. AUROC by peak is the mean, over peaks, of the chance that
 an open cell scores higher than a closed one: does the method know in which cells a peak is open? 0.5 is chance. AUPRnorm
-by peak is (average precision - share open) / (1 - share open), 0 at chance. Over all entries the easy part dominates: some
-peaks are open everywhere, and the training mean knows it. The calibration error and the spread are of probabilities;
-the spread is the standard deviation over cells, averaged over peaks.
+by peak is (average precision - share open) / (1 - share open), 0 at chance; where few cells are open, even a guess that
+differs between cells is a little above 0. Over all entries the easy part dominates: some
+peaks are open everywhere, and the training mean knows it. The calibration error, predicted / observed (the mean
+probability over the share open: 1 is right in the large) and the spread are of probabilities; the spread is the standard
+deviation over cells, averaged over peaks.
 """,
     "protein": """
 Predicted and measured values are centred log-ratios of counts + 1. r by protein is the mean, over proteins, of the
@@ -84,7 +97,9 @@ def direction_section(
         likely = [n for n in others if n in has and has[n].calibration is not None]
         pictures = {n: has[n] for n in (*first, *likely[:1], *ceiling[:1]) if n in has}
         figures += [*draw.calibration(pictures), *draw.collapse(pictures)]
-        words += _collapse_sentences(pictures)
+        ranked_by_rate = {n: has[n] for n in (*first, *others[:1], *ceiling[:1]) if n in has}
+        figures += draw.by_base_rate(ranked_by_rate)
+        words += [*_collapse_sentences(pictures), *_base_rate_sentences(methods, [*first, *others[:1]], direction)]
     tables += [_markers(name, has[name].markers) for name in first if name in has and has[name].markers is not None]
     return Section(heading(direction), "\n\n".join([*words, _MEASURED[to]]), (*tables, *figures))
 
@@ -97,12 +112,14 @@ def _table(
     columns = [c for c in _COLUMNS[target(direction)] if any(c in scores for scores in rows.values())]
     frame = pd.DataFrame({score_name(c): [value(rows[n], c) for n in order] for c in columns}, index=pd.Index(order))
     if len({verdict.model for verdict in said}) == 1:
-        notes = {verdict.baseline: verdict.said for verdict in said}
-        frame.insert(0, "note", [notes.get(name, "") for name in order])
+        notes = {verdict.baseline: verdict for verdict in said}
+        frame.insert(0, "model", [notes[name].said if name in notes else "" for name in order])
+        gaps = [notes[name].intervals[0] if name in notes else None for name in order]
+        frame.insert(1, "model's lead", ["" if gap is None else interval_text(gap) for gap in gaps])
     if any("seconds" in scores for scores in rows.values()):
         frame["seconds"] = [value(rows[name], "seconds") for name in order]
     frame.index.name = "method"
-    best: dict[str, Direction] = {score_name(c): "min" if c in _LEAST else "max" for c in columns if c != "spread"}
+    best: dict[str, Direction] = {score_name(c): "min" if c in _LEAST else "max" for c in columns if c not in _NEITHER}
     first = rows[order[0]] if order else {}
     caption = ""
     if first:
@@ -111,8 +128,12 @@ def _table(
         caption = f"{int(value(first, 'n_cells', missing=0.0)):,} test cells, {number:,} {of}"
         undefined = value(first, f"{of}_undefined")
         caption += "" if np.isnan(undefined) else f", {int(undefined):,} of them without a score of their own"
-        caption += ". A dash: undefined, or not a probability."
-        caption += " Note: whether the model beats the method." if "note" in frame else ""
+        caption += ". A dash: undefined" + (", or not a probability." if of == "peaks" else ".")
+        if "model" in frame:
+            caption += (
+                " Model: what it is to the method; its lead is the 95 % interval of the difference in "
+                f"{score_name(DECIDING[target(direction)][0][0])}."
+            )
     return Table(title, frame, caption, best if len(order) > 1 else {})
 
 
@@ -138,6 +159,28 @@ def _collapse_sentences(pictures: Mapping[str, Picture]) -> list[str]:
     ]
 
 
+def _base_rate_sentences(methods: Mapping[str, Any], names: Sequence[str], direction: str) -> list[str]:
+    """Median AUROC of rare and of common peaks, in words."""
+    texts = []
+    for name in names:
+        rare, common = (value(methods[name][direction], f"auroc_peak_fifth_{i}") for i in (1, 5))
+        if not np.isnan([rare, common]).any():
+            texts.append(f"{rare:.3f} and {common:.3f} for {name}")
+    if not texts:
+        return []
+    return [
+        "The median AUROC of the fifth of peaks that is open in the fewest cells, and of that open in the most: "
+        f"{', '.join(texts)}. A model that knows only common peaks is at 0.5 in the rest."
+    ]
+
+
+def doubts_section(doubts: Sequence[str]) -> list[Section]:
+    """What was found odd about the data while it was read; no section where there was nothing."""
+    if not doubts:
+        return []
+    return [Section("Doubts about the data", "\n\n".join(doubts))]
+
+
 def alignment_section(
     metrics: Mapping[str, Any],
     drawings: Drawings,
@@ -157,11 +200,20 @@ def alignment_section(
         "The latents of one cell, from either modality, should be near each other. FOSCTTM is the mean share of other cells "
         "that are closer than the cell itself: 0 is perfect, 0.5 is chance."
     )
+    closest = metrics.get("closest")
+    if closest:
+        text += (
+            f" Closest cells shared: do a cell's latents have the same neighbours? Of its {closest['n']} closest cells from "
+            f"either modality, those in both over those in any, 1 at best; {closest['chance']:.3f} is chance."
+        )
     items: list[Figure | Table] = []
     if scored:
-        frame = pd.DataFrame({"FOSCTTM": scored})
+        frame = pd.DataFrame({score_name("foscttm"): scored})
+        if closest:
+            frame[score_name("closest_jaccard")] = [value(methods[name], "closest_jaccard") for name in scored]
         frame.index.name = "method"
-        items.append(Table("Alignment of latents", frame, best={"FOSCTTM": "min"} if len(scored) > 1 else {}))
+        best: dict[str, Direction] = {name: "min" if name == "FOSCTTM" else "max" for name in frame}
+        items.append(Table("Alignment of latents", frame, best=best if len(scored) > 1 else {}))
     if maps:
         for name, latents in pairs.items():
             items += draw.latent_maps(latents, name, colour, most=most, seed=seed)

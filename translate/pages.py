@@ -13,13 +13,15 @@ from expresser.plots import curve_axes, svg
 from expresser.readable import Number, format_number
 from expresser.report import Figure, Section, Table, write_report
 from translate.drawings import Drawings
+from translate.leaving_out import GROUPS
 from translate.page_figures import value_maps
-from translate.page_sections import alignment_section, colour_of, direction_section, too_few
+from translate.page_sections import alignment_section, colour_of, direction_section, doubts_section, too_few
 from translate.verdicts import (
     DECIDING,
-    FEATURES,
+    MODALITIES,
     Verdict,
     heading,
+    in_training_sentence,
     score_name,
     summary_sentences,
     target,
@@ -39,15 +41,17 @@ def fit_page(
     facts: Mapping[str, Number | str | None],
     provenance: Mapping[str, Any],
     text: str = "",
+    doubts: Sequence[str] = (),
     evaluated: tuple[Summary, Sequence[Section]] = ((), ()),
 ) -> Path:
     """Write the page of a fit: what was trained on what (`facts`, in their order), losses by epoch, where it comes from.
 
     log: entries as the training engine writes them to `log.jsonl`, one an epoch: phase, epochs (done, over all phases),
     train and valid ({term: mean}), best, seconds, cells_per_s. text: paragraphs, such as how the system differs from its
-    paper. evaluated: what `evaluation_sections` returned, shown first.
+    paper. doubts: what seemed odd about the data. evaluated: what `evaluation_sections` returned, shown before
+    the training.
     """
-    sections = [*evaluated[1], *([Section("The system", text)] if text else [])]
+    sections = [*doubts_section(doubts), *evaluated[1], *([Section("The system", text)] if text else [])]
     phases = list(dict.fromkeys(entry["phase"] for entry in log))
     for phase in phases:
         entries = [entry for entry in log if entry["phase"] == phase]
@@ -76,10 +80,11 @@ def evaluation_page(
     most_cells: int = 3000,
     seed: int = 0,
 ) -> Path:
-    """Write the page of an evaluation; the arguments are those of `evaluation_sections`."""
+    """Write the page of an evaluation; the arguments are those of `evaluation_sections`. Doubts (of `metrics`) come first."""
     summary, sections = evaluation_sections(
         metrics, drawings, components=components, maps=maps, most_cells=most_cells, seed=seed
     )
+    sections = [*doubts_section(metrics.get("doubts", ())), *sections]
     return write_report(path, title=title, summary=summary, sections=sections, provenance=provenance)
 
 
@@ -109,10 +114,10 @@ def evaluation_sections(
     opening = [line for model in models for line in summary_sentences(found[model], model)] or [
         "No model was examined."
     ]
-    opening.append(
-        f"{_rule(metrics['directions'])} Not beaten: higher in none. One split, one draw of test cells: small differences "
-        "mean little."
-    )
+    if any(said for by_direction in found.values() for said in by_direction.values()):
+        opening.append(_rule(metrics["directions"]))
+    if metrics.get("in_training"):
+        opening.insert(0, in_training_sentence(metrics))
     sections = [Section("Result", "\n\n".join(opening))]
     for direction in metrics["directions"]:
         said = [verdict for model in models for verdict in found[model].get(direction, [])]
@@ -157,14 +162,17 @@ def _losses(entries: Sequence[Mapping[str, Any]]) -> list[Figure]:
 
 
 def _rule(directions: Sequence[str]) -> str:
-    """What it means to be beaten, for the modalities at hand."""
+    """What it means to beat a baseline, for the modalities at hand."""
     parts = []
     for to in dict.fromkeys(map(target, directions)):
-        scores = " and ".join(score_name(score) for score, _, _ in DECIDING[to])
-        parts.append(
-            f"{scores} higher on average, and {score_name(DECIDING[to][0][0])} in more than half of the {FEATURES[to]}"
-        )
-    return f"Beaten means: {'; '.join(parts)}."
+        first, *others = (score_name(score) for score, _, _ in DECIDING[to])
+        parts.append(f"{MODALITIES[to]}: {first}" + (f", unless {others[0]} says the opposite" if others else ""))
+    return (
+        "A model beats a baseline, or is behind it, where the 95 % interval of the difference leaves out 0; else they are "
+        f"on a par. {'; '.join(parts)}. An interval says how the mean over all features would move with other test cells "
+        f"like these (from the scores without each of {GROUPS} groups of cells: a jackknife). It does not speak of another "
+        "split, another donor, or another seed of the training."
+    )
 
 
 def _headline(
@@ -181,7 +189,7 @@ def _headline(
                 lines.append((f"{name}: best baseline, {best}", value(metrics["methods"][best][direction], lead)))
     every = [verdict for by_direction in found.values() for said in by_direction.values() for verdict in said]
     if every:
-        lines.append(("baselines beaten", f"{sum(v.said == 'beaten' for v in every)} of {len(every)}"))
+        lines.append(("baselines beaten", f"{sum(v.said == 'beats' for v in every)} of {len(every)}"))
     if "cells" in metrics:
         lines.append(("test cells", metrics["cells"]["test"]))
     return lines

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from expresser.corpus.shuffle import splitmix64
 from expresser.corpus.stream import permutation
 from expresser.errors import InputError
 from expresser.run_folder import Log
+from translate.averages import RunningMean
 from translate.batches import Batch
 from translate.feed import Feed, to_device
 from translate.schedules import Plateau, Watch
@@ -30,21 +31,17 @@ Terms = dict[str, Float[Tensor, ""]]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which optimiser. Weight decay (AdamW's, not coupled to the gradient) is of matrices: biases and norms are left alone."""
+    """Which optimiser."""
 
     kind: Literal["adam", "rmsprop"] = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
 
-    def build(self, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Of these parameters."""
-        matrices = [p for name, p in named.items() if p.ndim > 1 and not name.endswith("bias")]
-        others = [p for name, p in named.items() if p.ndim <= 1 or name.endswith("bias")]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         if self.kind == "rmsprop":
-            return torch.optim.RMSprop(groups, lr=self.lr)
-        return torch.optim.AdamW(groups, self.lr, self.betas, fused=True)
+            return torch.optim.RMSprop(parameters, lr=self.lr)
+        return torch.optim.Adam(parameters, self.lr, self.betas, fused=True)
 
 
 @dataclass(frozen=True)
@@ -120,6 +117,10 @@ class Trainer:
         """
         for phase in phases:
             self._cells(self.train, phase), self._cells(self.valid, phase)
+            if phase.batch_size < 2:
+                raise InputError(
+                    f"phase {phase.name!r}: one cell a batch has no variance to be normalised by; give two or more."
+                )
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=self.precision)
         self.device = self.accelerator.device
@@ -149,8 +150,9 @@ class Trainer:
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> bool:
         """Whether the phase came to its end."""
         watch = Watch(phase.patience, phase.threshold, phase.plateau)
-        optimizers = {p.name: p.optimizer.build(named_parameters(self.system, p)) for p in phase.players}
-        mean = averaged(self.system, phase.average) if phase.average is not None else None
+        optimizers = {p.name: p.optimizer.build(named_parameters(self.system, p).values()) for p in phase.players}
+        parts = [part for player in phase.players for part in player.parts]
+        mean = RunningMean(self.system, parts, phase.average) if phase.average is not None else None
         best: Mapping[str, Tensor] | None = None
         start = 0
         if saved is not None:
@@ -158,7 +160,7 @@ class Trainer:
             watch.restore(saved.watch)
             saved.restore_optimizers(self.system, optimizers, phase)
             if mean is not None and saved.mean is not None:
-                mean.load_state_dict(saved.mean)
+                mean.restore(saved.mean)
         wrote = time.monotonic()
         for epoch in range(start, phase.epochs):
             if watch.over:
@@ -166,18 +168,20 @@ class Trainer:
             began = time.perf_counter()
             trained = self._train_epoch(number, phase, epoch, optimizers, watch, mean)
             middle = time.perf_counter()
-            kept = self.system if mean is None else mean.module
-            judged = self._judge(kept, phase, epoch)
+            with mean.standing_in() if mean is not None else nullcontext():
+                judged = self._judge(phase, epoch)
             if phase.monitor not in judged:
                 raise ValueError(f"phase {phase.name!r} watches {phase.monitor!r}; there are {', '.join(judged)}.")
             better = watch.see(epoch, judged[phase.monitor], trained.get("loss", math.nan))
             if better and phase.patience is not None:
-                best = {name: value.detach().clone() for name, value in kept.state_dict().items()}
+                with mean.standing_in() if mean is not None else nullcontext():
+                    best = {name: value.detach().clone() for name, value in self.system.state_dict().items()}
             self.epochs += 1
             entry = {
                 "phase": phase.name,
                 "epoch": epoch,
                 "epochs": self.epochs,
+                "cells": len(self._cells(self.train, phase)),
                 "train": trained,
                 "valid": judged,
                 "best": watch.best_epoch == epoch,
@@ -196,9 +200,9 @@ class Trainer:
             if stop:
                 return False
         if best is None and mean is not None:
-            best = mean.module.state_dict()
+            best = mean.mean
         if best is not None:
-            self.system.load_state_dict(best)
+            self.system.load_state_dict(best, strict=False)
         self._save(number + 1, 0, None, None, None, {})
         return True
 
@@ -209,7 +213,7 @@ class Trainer:
         epoch: int,
         optimizers: Mapping[str, torch.optim.Optimizer],
         watch: Watch,
-        mean: AveragedModel | None,
+        mean: RunningMean | None,
     ) -> dict[str, float]:
         """One pass over the training cells; mean losses by player and term."""
         order = self._cells(self.train, phase)
@@ -241,7 +245,7 @@ class Trainer:
                         for parameter in moved:
                             parameter.clamp_(-player.clip_weights, player.clip_weights)
                 if mean is not None:
-                    mean.update_parameters(self.system)
+                    mean.update()
                 for name, value in (terms | {"loss": loss}).items():
                     key = name if len(phase.players) == 1 else f"{player.name}.{name}"
                     sums[key] = sums.get(key, torch.zeros((), device=self.device)) + value.detach() * len(cells)
@@ -251,14 +255,14 @@ class Trainer:
         self._finite(sums, phase, epoch)
         return {key: float(self._total(value)) / weights[key] for key, value in sums.items()}
 
-    def _judge(self, system: Any, phase: Phase, epoch: int) -> dict[str, float]:
+    def _judge(self, phase: Phase, epoch: int) -> dict[str, float]:
         """Mean losses over the validation cells, every part in eval mode."""
-        system.eval()
+        self.system.eval()
         sums: dict[str, Tensor] = {}
         with torch.no_grad(), self.accelerator.autocast():
             valid = self._cells(self.valid, phase)
             for cells in cuts(valid, phase.batch_size):
-                terms = system.losses(self._batch(cells, phase), Turn(phase.name, None, epoch, 0))
+                terms = self.system.losses(self._batch(cells, phase), Turn(phase.name, None, epoch, 0))
                 for name, value in terms.items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(cells)
         self._finite(sums, phase, epoch)
@@ -289,10 +293,11 @@ class Trainer:
         return self.accelerator.reduce(value, "sum") if self.accelerator.num_processes > 1 else value
 
     def _finite(self, sums: Mapping[str, Tensor], phase: Phase, epoch: int) -> None:
-        for name, value in sums.items():
-            if not torch.isfinite(value):
+        totals = self._total(torch.stack(list(sums.values())))  # of all processes: all stop or none
+        for name, value in zip(sums, totals.tolist()):
+            if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"{name} became {float(value)} in epoch {epoch} of phase {phase.name!r} in {self.folder}. Fit anew with a "
+                    f"{name} became {value} in epoch {epoch} of phase {phase.name!r} in {self.folder}. Fit anew with a "
                     "lower learning rate, or without bf16."
                 )
 
@@ -304,7 +309,7 @@ class Trainer:
         watch: Watch | None,
         best: Mapping[str, Tensor] | None,
         optimizers: Mapping[str, torch.optim.Optimizer],
-        mean: AveragedModel | None = None,
+        mean: RunningMean | None = None,
     ) -> None:
         if self.accelerator.is_main_process:
             moved = {p.name: named_parameters(self.system, p) for p in phase.players} if phase is not None else {}
@@ -312,7 +317,7 @@ class Trainer:
                 self.folder / "state",
                 system=self.system.state_dict(),
                 best=best,
-                mean=mean.state_dict() if mean is not None else None,
+                mean=mean.mean if mean is not None else None,
                 optimizers={name: (optimizers[name], moved[name]) for name in optimizers},
                 counters={
                     "phase": number,
@@ -321,11 +326,6 @@ class Trainer:
                     "watch": watch.saved() if watch else {},
                 },
             )
-
-
-def averaged(system: nn.Module, share: float) -> AveragedModel:
-    """A copy that follows the system: weights and batch statistics, of which `share` stays at each step."""
-    return AveragedModel(system, multi_avg_fn=get_ema_multi_avg_fn(share), use_buffers=True)
 
 
 def noise_key(*parts: int) -> int:

@@ -42,6 +42,14 @@ def read_measured(
     return Measured(counts, var, obs, name)
 
 
+def peaks_of(data: Data) -> Regions:
+    """The peaks of an input, in its order; of one with `feature_types` those features alone. No count is read."""
+    where = f"atac of {name_of(data)}"
+    var = open_matrix(data, None).var
+    columns = _columns(var, "atac", where)
+    return Regions.from_var(_features(var if columns is None else var.iloc[columns], "atac", where, None), where=where)
+
+
 def guess_modality(data: Data) -> Modality:
     """What an input holds: as `feature_types` says, else peaks or genes, by the names of its features.
 

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from translate.evaluate import ends
+from translate.leaving_out import Interval
 from translate.study import Modality
+from translate.verdicts import DECIDING, in_training_sentence, interval_text
 
-_SHOWN: Mapping[Modality, tuple[str, str, str]] = {
+_SHOWN: Mapping[Modality, tuple[str, ...]] = {
     "rna": ("pearson_gene", "pearson_flat", "mae"),
-    "atac": ("auroc_peak", "auprnorm_peak", "auroc_flat"),
+    "atac": ("auroc_peak", "auprnorm_peak", "auroc_flat", "mean_ratio"),
     "protein": ("pearson_protein", "pearson_flat", "mae"),
 }
 
@@ -18,30 +20,46 @@ _SHOWN: Mapping[Modality, tuple[str, str, str]] = {
 def score_table(metrics: Mapping[str, Any]) -> str:
     """What decides, and a score over all entries, of every method: a block for each direction, the best method first.
 
-    metrics: what `translate.evaluation` writes to ``metrics.json``, read back or not.
+    metrics: what `translate.judging` writes to ``metrics.json``, read back or not.
     """
     width = 2 + max(16, *map(len, metrics["methods"]))
     lines: list[str] = []
     for direction in metrics["directions"]:
         columns = _SHOWN[ends(direction)[1]]
-        lines.append(f"{direction:<{width}}  " + "  ".join(f"{name:>15}" for name in columns))
+        lines.append(f"{direction:<{width}}  " + "  ".join(f"{name:>{_wide(name)}}" for name in columns))
         there = {m: scores[direction] for m, scores in metrics["methods"].items() if direction in scores}
         for method in sorted(there, key=lambda m: -_number(there[m].get(columns[0]))):
-            said = metrics["verdicts"].get(direction, {}).get(method, "")
-            values = "  ".join(f"{_text(there[method].get(name)):>15}" for name in columns)
-            lines.append(f"  {method:<{width - 2}}  {values}  {said}".rstrip())
+            values = "  ".join(f"{_text(there[method].get(name)):>{_wide(name)}}" for name in columns)
+            lines.append(f"  {method:<{width - 2}}  {values}  {_said(metrics, direction, method)}".rstrip())
         lines.append("")
+    if any(metrics.get("differences", {}).values()):
+        lines.append("(beats, on a par, behind: the model, by the 95 % interval of the difference in the first column)")
     for method, scores in metrics["methods"].items():
         if "foscttm" in scores:
             lines.append(f"FOSCTTM of {method}: {_text(scores['foscttm'])} (0 perfect, 0.5 chance)")
+        if "closest_jaccard" in scores:
+            of = metrics["closest"]
+            lines.append(
+                f"closest {of['n']} cells of {method}, shared: {_text(scores['closest_jaccard'])} (1 perfect, "
+                f"{_text(of['chance'])} chance)"
+            )
     lines += [f"{method} not run: {why}" for method, why in metrics["skipped"].items()]
     lines.append(f"{metrics['cells']['test']:,} test cells; split: {metrics['split']}")
     if metrics.get("in_training"):
-        lines.append(
-            f"{metrics['in_training']:,} of the test cells were used to fit the model: these scores flatter it. Give other "
-            "cells, or --split-of with the folder of the fit."
-        )
+        lines.append(in_training_sentence(metrics))
     return "\n".join(lines)
+
+
+def _wide(name: str) -> int:
+    return max(len(name), 7)
+
+
+def _said(metrics: Mapping[str, Any], direction: str, method: str) -> str:
+    """What the model is to a baseline, and the interval of the difference in the first score: "beats, by +0.01 to +0.02"."""
+    said = metrics["verdicts"].get(direction, {}).get(method, "")
+    gaps = metrics.get("differences", {}).get(direction, {}).get(method, {})
+    gap = gaps.get(DECIDING[ends(direction)[1]][0][0])
+    return said if gap is None else f"{said}, {interval_text(Interval(**gap))}"
 
 
 def _number(value: Any) -> float:

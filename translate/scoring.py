@@ -8,13 +8,15 @@ from jaxtyping import Float
 from scipy import sparse
 
 from expresser.errors import InputError
-from expresser.metrics.accessibility import ScoreHistogram, cell_scores, peak_scores
+from expresser.metrics.accessibility import ScoreHistogram, auroc_by_prevalence, cell_scores, peak_scores
 from expresser.metrics.expression import ExpressionScores
 from translate.drawings import Picture
+from translate.leaving_out import LeaveOut
 from translate.predicted import Predicted
 from translate.truth import Points, Profiles, Truth
 
 Score: TypeAlias = float | int
+FIFTHS = 5  # of the peaks, by how often they are open
 BUDGET_MB = 64.0  # of a block of predictions; three to five times as much is in use while it is scored
 
 
@@ -51,15 +53,19 @@ def score_protein(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDG
     return _score_values(predicted, truth, "protein", budget_mb, seed)
 
 
-def score_atac(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDGET_MB) -> Scored:
+def score_atac(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDGET_MB, seed: int = 0) -> Scored:
     """Scores of predicted accessibility, any score that is higher for more open, and what figures need.
 
     auroc_flat, auprc_flat   over all entries (`ScoreHistogram`): mostly that some peaks are open everywhere
     auroc_peak, auprnorm_peak   means over the peaks that are open in some test cell and closed in another, of AUROC and
                     (average precision - prevalence) / (1 - prevalence) inside the peak: the figures to look at; 0.5 and 0
                     are chance. `peaks_undefined` of `n_peaks` have no scores.
+    auroc_peak_fifth_1 … _5   median AUROC of the fifth of those peaks that is open in the fewest test cells, … in the most;
+                    NaN for a fifth that ties leave empty. A model that is good at common peaks only shows here.
     auroc_cell      mean over cells of the AUROC inside the cell, over peaks
     ece             expected calibration error in 20 bins of equal size; NaN where scores are not probabilities
+    mean_ratio      mean predicted / mean observed, over all entries: 1 where probabilities are right in the large (not above
+                    or below by a factor); NaN where scores are not probabilities, or where nothing is open
     spread          mean over peaks of the standard deviation over cells of the score, in its own unit: near 0 where a model
                     gives every cell the same answer; peaks_constant counts peaks with one score throughout
     pseudobulk_pearson, pseudobulk_type_pearson   as in `score_rna`
@@ -67,7 +73,7 @@ def score_atac(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDGET_
     Predictions are asked for twice: by blocks of peaks over all cells, and of cells over all peaks.
     """
     _check(predicted, truth)
-    histogram, profiles = ScoreHistogram(), Profiles(truth)
+    histogram, profiles, without = ScoreHistogram(), Profiles(truth), LeaveOut.of(truth, seed=seed)
     auroc, norm, spread, constant = (np.full(truth.n_features, np.nan) for _ in range(4))
     for peaks in _cuts(truth.n_features, truth.n_cells, budget_mb):
         score, opened = predicted.block(slice(0, truth.n_cells), peaks), truth.by_feature[:, peaks]
@@ -77,18 +83,23 @@ def score_atac(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDGET_
         spread[peaks] = score.std(axis=0, dtype=np.float64)
         constant[peaks] = np.ptp(score, axis=0) <= 1e-6 * np.abs(score).max(axis=0)
         profiles.add(peaks, opened, score)
+        without.add_opened(peaks, opened, score)
     by_cell, values = np.full(truth.n_cells, np.nan), sparse.csr_matrix(truth.values)
     for cells in _cuts(truth.n_cells, truth.n_features, budget_mb):
         score = predicted.block(cells, slice(0, truth.n_features))
         by_cell[cells] = cell_scores(values[cells], score).auroc
     probability = histogram.is_probability()
+    observed, guessed = profiles.whole.mean(axis=1, dtype=np.float64)
+    by_rate = auroc_by_prevalence(auroc, profiles.whole[0], FIFTHS).set_index("bin")["median"]
     scores: dict[str, Score] = {
         "auroc_flat": histogram.auroc(),
         "auprc_flat": histogram.auprc(),
         "auroc_peak": _mean(auroc),
         "auprnorm_peak": _mean(norm),
+        **{f"auroc_peak_fifth_{i}": float(by_rate.get(i, np.nan)) for i in range(1, FIFTHS + 1)},
         "auroc_cell": _mean(by_cell),
         "ece": histogram.ece() if probability else float("nan"),
+        "mean_ratio": float(guessed / observed) if probability and observed > 0 else float("nan"),
         "spread": _mean(spread),
         **profiles.scores(),
         "n_cells": truth.n_cells,
@@ -101,20 +112,21 @@ def score_atac(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDGET_
         pseudobulk=profiles.whole,
         curves={"roc": histogram.roc(), "pr": histogram.precision_recall()},
         calibration=histogram.calibration() if probability else None,
+        without=without.means(),
     )
 
 
 def score(predicted: Predicted, truth: Truth, *, budget_mb: float = BUDGET_MB, seed: int = 0) -> Scored:
     """`score_rna`, `score_atac` or `score_protein`, by what was predicted."""
-    if truth.to == "atac":
-        return score_atac(predicted, truth, budget_mb=budget_mb)
-    return (score_rna if truth.to == "rna" else score_protein)(predicted, truth, budget_mb=budget_mb, seed=seed)
+    scorer = {"rna": score_rna, "atac": score_atac, "protein": score_protein}[truth.to]
+    return scorer(predicted, truth, budget_mb=budget_mb, seed=seed)
 
 
 def _score_values(predicted: Predicted, truth: Truth, feature: str, budget_mb: float, seed: int) -> Scored:
     _check(predicted, truth)
     sums = ExpressionScores(truth.n_features, truth.n_cells)
     profiles, points, markers = Profiles(truth), Points.of(truth, seed=seed), None
+    without = LeaveOut.of(truth, seed=seed)
     if feature == "gene" and truth.types is not None:
         markers = truth.markers.assign(auroc=np.nan)
     for features in _cuts(truth.n_features, truth.n_cells, budget_mb):
@@ -123,6 +135,7 @@ def _score_values(predicted: Predicted, truth: Truth, feature: str, budget_mb: f
         sums.update_block(truth=measured, prediction=guess, first_gene=features.start)
         profiles.add(features, measured, guess)
         points.add(features, measured, guess)
+        without.add_values(features, measured, guess)
         if markers is not None and truth.types is not None:
             here = markers[(markers.gene >= features.start) & (markers.gene < features.stop)]
             column, at = np.unique(here.gene - features.start, return_inverse=True)
@@ -150,6 +163,7 @@ def _score_values(predicted: Predicted, truth: Truth, feature: str, budget_mb: f
         by_feature={"pearson": by_feature.astype(np.float32)},
         pseudobulk=profiles.whole,
         points=points.pairs,
+        without=without.means(),
         markers=markers,
     )
 

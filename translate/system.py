@@ -1,6 +1,6 @@
 """What every translator is: a network with its phases and losses, encoders and decoders, and the paper it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from translate.batches import Batch
-from translate.feed import Feed, Inputs
+from translate.feed import Feed, Inputs, start_from_data
 from translate.phases import Phase, Terms, Turn
 from translate.study import Modality
 
@@ -34,7 +34,8 @@ class Published:
 class System(nn.Module):
     """A network whose children are the parts that the players of its phases move.
 
-    A subclass is one published system and is built from its configuration and the fitted inputs.
+    A subclass is one published system and is built from its configuration and the fitted inputs. Configurations have `prior`,
+    `base_rates` and `calibrated`.
     """
 
     published: ClassVar[Published]
@@ -43,7 +44,7 @@ class System(nn.Module):
 
     def __init__(self, config: Any, inputs: Inputs) -> None:
         super().__init__()
-        self.config, self.inputs = config, inputs
+        self.config, self.inputs, self.n_train = config, inputs, 1
         for source in ("rna", "atac") if "atac" in inputs else ():
             self.register_buffer(f"calibration_{source}", torch.tensor([1.0, 0.0]))  # slope and shift of its log-odds
 
@@ -52,7 +53,19 @@ class System(nn.Module):
         raise TypeError(f"{type(self).__name__} has no phases.")
 
     def prepare(self, feed: Feed, cells: Int64[np.ndarray, " train"]) -> None:
-        """Called once before training, with the training cells: for first weights that the data decide."""
+        """Called before training, with the training cells: first weights that the data decide."""
+        self.n_train = len(cells)
+        start_from_data(self, feed, cells, base_rates=self.config.base_rates)
+
+    def with_prior(self, terms: Terms, heads: Sequence[tuple[Any, float]], batch: Batch, turn: Turn) -> Terms:
+        """In training, one term more: the batch's part of the prior of these output layers' weights.
+
+        With each head comes what its loss of a cell is multiplied by.
+        """
+        if turn.player is None or self.config.prior is None:
+            return terms
+        prior = torch.stack([head.prior(self.config.prior) * weight for head, weight in heads]).sum()
+        return terms | {"prior": prior * (len(batch) / (batch.share * self.n_train))}
 
     def losses(self, batch: Batch, turn: Turn) -> Terms:
         """Named, weighted terms whose sum is minimised: sums over the batch's cells divided by `batch.share`.

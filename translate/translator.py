@@ -15,7 +15,7 @@ from expresser.errors import InputError
 from expresser.record import provenance
 from translate import saving
 from translate.feed import Feed, Inputs, to_device
-from translate.predicted import Decoded
+from translate.predicted import Chosen, Decoded
 from translate.reading import read_measured
 from translate.study import Measured, Modality
 from translate.system import System
@@ -101,7 +101,7 @@ class Translator:
         source
             What the AnnData holds; by default what its features look like.
         features
-            Only these (names of `var(to)`); peaks may also be asked by chromosome, "chr1".
+            Only these (names of `var(to)`); peaks may also be asked by chromosome, "chr1". Others are not computed.
 
         Returns
         -------
@@ -117,14 +117,8 @@ class Translator:
         found = self.source_of(adata) if source is None else source
         predicted = self.predict(measured, source=found, to=to)
         columns = self.features(to, features)
-        values = np.concatenate(
-            [
-                predicted.block(slice(start, start + CELLS), slice(0, predicted.n_features))[:, columns]
-                for start in range(0, max(predicted.n_cells, 1), CELLS)
-            ]
-        )
         return AnnData(
-            X=values,
+            X=Chosen(predicted, columns).values(),
             obs=adata.obs.copy(),
             var=self.var(to).iloc[columns].copy(),
             uns={"expresser": self.trace(found, to)},

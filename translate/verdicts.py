@@ -1,14 +1,15 @@
-"""Whether a model beats the baselines at a direction of translation, by scores inside features, and the same in words."""
+"""Whether a model beats the baselines at a direction of translation, with the interval that says so, and the same in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from translate.drawings import Picture
+from translate.leaving_out import Interval, interval
 
-Said = Literal["beaten", "mixed", "not beaten"]
+Said = Literal["beats", "on a par", "behind", "undecided"]  # the model, to the baseline
 
 # Target modality -> (score of metrics.json, values of Picture.by_feature, value of chance), the first leading.
 DECIDING: Mapping[str, tuple[tuple[str, str, float], ...]] = {
@@ -29,6 +30,7 @@ _SCORES = {
     "auprnorm_peak": "AUPRnorm by peak",
     "auroc_cell": "AUROC by cell",
     "ece": "calibration error",
+    "mean_ratio": "predicted / observed",
     "spread": "spread",
     "mae": "MAE",
     "rmse": "RMSE",
@@ -36,6 +38,7 @@ _SCORES = {
     "pseudobulk_pearson": "r of pseudobulk",
     "pseudobulk_type_pearson": "r of type profiles",
     "foscttm": "FOSCTTM",
+    "closest_jaccard": "closest cells shared",
     "seconds": "seconds",
 }
 MODALITIES = {"rna": "RNA", "atac": "ATAC", "protein": "protein"}
@@ -51,15 +54,24 @@ class Verdict:
     baseline: str
     said: Said
     scores: tuple[tuple[str, float, float], ...]  # (deciding score, the model's, the baseline's)
-    share: (
-        float | None
-    )  # of the features in which the two differ, those where the model's first deciding score is higher
+    intervals: tuple[Interval | None, ...]  # of the difference in each of these scores, model - baseline
+    # Of the features in which the two differ, those where the model's first deciding score is higher
+    share: float | None
     n: int  # features compared
 
     def sentence(self) -> str:
         """In words and numbers."""
-        verb = {"beaten": "beats", "mixed": "neither clearly beats nor loses to", "not beaten": "does not beat"}
-        pairs = ", ".join(f"{score_name(s)} {_digits(a)} against {_digits(b)}" for s, a, b in self.scores)
+        verb = {
+            "beats": "beats",
+            "on a par": "is on a par with",
+            "behind": "is behind",
+            "undecided": "cannot be compared with",
+        }
+        pairs = ", ".join(
+            f"{score_name(s)} {_digits(a)} against {_digits(b)}"
+            + ("" if found is None else f" (difference {interval_text(found)})")
+            for (s, a, b), found in zip(self.scores, self.intervals, strict=True)
+        )
         of = FEATURES[target(self.direction)]
         more = "" if self.share is None else f"; higher in {self.share:.0%} of {self.n:,} {of}"
         return f"{self.model} {verb[self.said]} {self.baseline} at {direction_name(self.direction)}: {pairs}{more}."
@@ -70,9 +82,10 @@ def verdicts(
 ) -> list[Verdict]:
     """The model against each baseline that has scores in this direction, the strongest first.
 
-    beaten: every deciding score is higher on average over features, and the first is higher in more than half of them.
-    not beaten: no deciding score is higher on average. Else mixed. A score that is undefined decides nothing, and where
-    none is defined the two are mixed.
+    Judged by the 95 % interval of the difference in each deciding score, a mean over features, with other test cells
+    (`translate.leaving_out`). beats: the interval of the first score is above 0, and no other one below. behind: the first
+    is below 0, and no other one above. on a par: neither, so a difference of this size may be an accident of these cells,
+    or the scores contradict each other. undecided: the first score has no interval (too few cells, or undefined).
     """
     methods = metrics["methods"]
     if direction not in methods[model]:
@@ -94,14 +107,21 @@ def _verdict(
     scores = tuple(
         (s, value(methods[model][direction], s), value(methods[baseline][direction], s)) for s, _, _ in deciding
     )
-    better = [a > b for _, a, b in scores if not np.isnan([a, b]).any()]
+    mine, its = (pictures[name][direction].without if name in pictures else {} for name in (model, baseline))
+    intervals = tuple(interval(a - b, mine, its, key) for (_, a, b), (_, key, _) in zip(scores, deciding, strict=True))
     share, n = _share(pictures, direction, model, baseline)
-    said: Said = "mixed"
-    if better and all(better) and (share is None or share > 0.5):
-        said = "beaten"
-    elif better and not any(better):
-        said = "not beaten"
-    return Verdict(direction, model, baseline, said, scores, share, n)
+    return Verdict(direction, model, baseline, _said(intervals), scores, intervals, share, n)
+
+
+def _said(intervals: tuple[Interval | None, ...]) -> Said:
+    first = intervals[0]
+    if first is None:
+        return "undecided"
+    there = [found for found in intervals if found is not None]
+    above, below = any(found.low > 0 for found in there), any(found.high < 0 for found in there)
+    if first.low > 0 and not below:
+        return "beats"
+    return "behind" if first.high < 0 and not above else "on a par"
 
 
 def _share(
@@ -125,19 +145,51 @@ def summary_sentences(found: Mapping[str, list[Verdict]], model: str) -> list[st
     lines = []
     for direction, of in found.items():
         name = heading(direction)
-        beaten = [v.baseline for v in of if v.said == "beaten"]
-        others = [v.baseline for v in of if v.said != "beaten"]
+        beaten = [v.baseline for v in of if v.said == "beats"]
         if not of:
             lines.append(f"{name}: no baseline was run, so nothing can be said of {model}.")
-        elif not others:
+        elif len(beaten) == len(of):
             count = "the one baseline" if len(of) == 1 else f"every one of the {len(of)} baselines"
             lines.append(f"{name}: {model} beats {count}.")
         else:
+            words = {"on a par": "on a par with", "behind": "behind", "undecided": "not comparable with"}
+            parts = [
+                f"{how} {', '.join(names)}"
+                for said, how in words.items()
+                if (names := [v.baseline for v in of if v.said == said])
+            ]
             lines.append(
-                f"{name}: {model} does not beat all baselines: it beats {len(beaten)} of {len(of)}, but not "
-                f"{', '.join(others)}."
+                f"{name}: {model} does not beat all baselines: it beats {len(beaten)} of {len(of)}, and is "
+                f"{' and '.join(parts)}."
             )
     return lines
+
+
+def in_training_sentence(metrics: Mapping[str, Any]) -> str:
+    """That scores flatter the model, where test cells trained it."""
+    return (
+        f"{metrics['in_training']:,} of the {metrics['cells']['test']:,} test cells have the names of cells that the model "
+        "was fitted to: if they are those cells, these scores flatter it. Give other cells, or --split-of with the folder "
+        "of the fit."
+    )
+
+
+def differences(said: Sequence[Verdict]) -> dict[str, dict[str, dict[str, float] | None]]:
+    """baseline -> deciding score -> difference, low and high, for metrics.json; None where there is no interval."""
+    return {
+        v.baseline: {
+            score: None if found is None else {"difference": found.difference, "low": found.low, "high": found.high}
+            for (score, _, _), found in zip(v.scores, v.intervals, strict=True)
+        }
+        for v in said
+    }
+
+
+def interval_text(found: Interval) -> str:
+    """ "+0.012 to +0.034"; more digits where these would hide on which side of 0 an end lies."""
+    ends = (found.low, found.high)
+    digits = 4 if any(0 < abs(end) < 0.0005 for end in ends) else 3
+    return " to ".join(f"{round(end, digits) + 0.0:+.{digits}f}" for end in ends)
 
 
 def target(direction: str) -> str:

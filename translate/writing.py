@@ -16,13 +16,13 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from translate.matrix_files import TILE, Compression, Keep, dense_sink, sparse_sink, store, write_around
-from translate.predicted import Predicted
+from translate.peaks import prediction_means
+from translate.predicted import Chosen, Predicted
 
-Form = Literal["float32", "float16", "topk", "binary"]
+Form = Literal["float32", "float16", "topk", "binary", "scale"]
 Progress = Callable[[int, int], None]
 
-_BLOCK_BYTES = 2**27  # of one block of float32: 149 cells of 224,000 peaks
-_GAP = 512  # features not asked for that are computed rather than to call the predictor once more
+_DIVERGED = "A model whose training diverged predicts such values: look at its loss, and fit it again."
 
 
 def write_predictions(
@@ -43,7 +43,7 @@ def write_predictions(
     """Write predictions as ``.h5ad`` or ``.zarr`` (the suffix decides), some cells x all features at a time.
 
     Memory beyond what the predictor itself uses: one float32 block of ``cells_per_chunk`` cells (by default up to 128 MiB) and
-    at most one copy of it; for ``topk`` and ``binary`` also the entries kept of that block. What stood at ``out`` stays until
+    at most one copy of it; for the sparse forms also the entries kept of that block. What stood at ``out`` stays until
     the new file is complete.
 
     Parameters
@@ -61,14 +61,17 @@ def write_predictions(
         6e-8 become zero. The default is float32 because sums over a float16 matrix stay float16 and overflow at 65,504 (a cell's
         total over 224,000 peaks does), scipy has no sparse float16 and scanpy's Wilcoxon test refuses it; for float16, read
         the cells wanted and cast. ``topk``: each cell's ``top_k`` highest values, CSR float32, the rest zero; of equal values
-        the first feature wins. ``binary``: 1 where the value exceeds ``threshold``, CSR float32. The sparse forms take absence
-        for "low", so they are refused for protein, whose scale has negative values.
+        the first feature wins. ``binary``: 1 where the value exceeds ``threshold``, CSR float32. ``scale``, of ATAC: 1 where
+        the value exceeds both the cell's mean over all peaks and the peak's mean over all cells (Xiong et al., Nat. Commun.
+        2019, SCALE; `translate.peaks.binarise_predictions` in memory), CSR float32. No threshold is chosen, but everything is
+        predicted twice, and whether a peak of a cell is called open depends on the other cells of the file; of one cell none
+        is. The sparse forms take absence for "low", so they are refused for protein, whose scale has negative values.
     threshold
         One for all features or one per feature of ``predicted`` (the open share in training, say).
     compression
         ``gzip`` (small) or ``lzf`` (fast, .h5ad only); None: none, since predicted floats shrink little.
     progress
-        Called as (cells written, cells).
+        Called as (cells written, cells); of ``scale``, whose cells pass twice, as (cells passed, 2 x cells).
 
     Raises
     ------
@@ -81,23 +84,36 @@ def write_predictions(
     columns = _columns(var, features)
     shell = AnnData(obs=obs.copy(), var=var.iloc[columns].copy(), uns=dict(uns))
     shell.strings_to_categoricals()
-    limits = np.broadcast_to(np.asarray(threshold, np.float32), n_features)[columns]
-    spans = _spans(columns)
-    widest = max(computed.stop - computed.start for computed, _, _ in spans)
-    step = cells_per_chunk or _cells_at_once(max(widest, len(columns)))
+    chosen = Chosen(predicted, columns)
+    step = cells_per_chunk or _whole_tiles(chosen.cells_at_once)
+    passes = 2 if form == "scale" else 1
+    tell = progress or _say_nothing
+
     with store(out) as root:
         write_around(root, shell)
         if form in ("float32", "float16"):
             matrix = dense_sink(root, (n_cells, len(columns)), np.dtype(form), compression)
         else:
-            matrix = sparse_sink(root, len(columns), compression, _top(top_k) if form == "topk" else _above(limits))
+            if form == "topk":
+                keep = _top(top_k)
+            elif form == "binary":
+                keep = _above(np.broadcast_to(np.asarray(threshold, np.float32), n_features)[columns])
+            else:
+                of_cells, of_features = _means(
+                    predicted, var, cells_per_chunk, lambda done: tell(done, passes * n_cells)
+                )
+                keep = _above(of_features[columns], of_cells)
+            matrix = sparse_sink(root, len(columns), compression, keep)
         with matrix as sink:
             for first in range(0, n_cells, step):
                 cells = slice(first, min(first + step, n_cells))
-                sink(cells, _block(predicted, cells, columns, spans, var))
-                if progress is not None:
-                    progress(cells.stop, n_cells)
+                sink(cells, _finite(chosen.block(cells), cells, columns, var))
+                tell((passes - 1) * n_cells + cells.stop, passes * n_cells)
     return out
+
+
+def _say_nothing(done: int, total: int) -> None:
+    """Progress that nobody asked for."""
 
 
 def prove_suffix(out: Path) -> None:
@@ -129,6 +145,16 @@ def _check(
             )
         if not n:
             raise InputError(f"{out}: a prediction of no {what} has nothing to write. Select some.")
+    if form == "scale" and (predicted.to != "atac" or predicted.n_cells == 1):
+        what = (
+            f"{predicted.to} is predicted"
+            if predicted.to != "atac"
+            else "there is one cell, and nothing exceeds itself"
+        )
+        raise InputError(
+            f"{out}: form 'scale' calls peaks open that exceed the mean of their cell and their own mean over cells, but {what}. "
+            "Use binary with a threshold."
+        )
     if form in ("topk", "binary") and predicted.to == "protein":
         raise InputError(
             f"{out}: form {form!r} leaves low values out, to be read as zero, but centred log-ratios of protein lie on both "
@@ -172,44 +198,32 @@ def _columns(var: pd.DataFrame, features: Sequence[str] | pd.Index | np.ndarray 
     return columns
 
 
-def _spans(columns: Int64[np.ndarray, " chosen"]) -> list[tuple[slice, np.ndarray, np.ndarray]]:
-    """Slices that cover the columns: (features to compute, which of them, where they go)."""
-    order = np.argsort(columns, kind="stable")
-    runs = np.split(order, np.flatnonzero(np.diff(columns[order]) > _GAP) + 1)
-    spans = []
-    for run in runs:
-        low, high = int(columns[run[0]]), int(columns[run[-1]]) + 1
-        spans.append((slice(low, high), columns[run] - low, run))
-    return spans
-
-
-def _cells_at_once(n_features: int) -> int:
-    """As many cells as the block's bytes allow, in whole tiles of the file where there are several."""
-    cells = int(np.clip(_BLOCK_BYTES // (4 * n_features), 1, 8192))
+def _whole_tiles(cells: int) -> int:
+    """So many cells, in whole tiles of the file where there are several."""
     return cells - cells % TILE[0] if cells > TILE[0] else cells
 
 
-def _block(
-    predicted: Predicted,
-    cells: slice,
-    columns: Int64[np.ndarray, " chosen"],
-    spans: list[tuple[slice, np.ndarray, np.ndarray]],
-    var: pd.DataFrame,
+def _means(
+    predicted: Predicted, var: pd.DataFrame, cells_per_chunk: int | None, progress: Callable[[int], None]
+) -> tuple[Float32[np.ndarray, " cells"], Float32[np.ndarray, " features"]]:
+    """Mean prediction of each cell and of each feature, over everything predicted, all finite."""
+    everything = np.arange(predicted.n_features)
+    step = cells_per_chunk or Chosen(predicted, everything).cells_at_once
+    of_cells, of_features = prediction_means(predicted, block=(step, len(everything)), progress=progress)
+    if len(bad := np.flatnonzero(~np.isfinite(of_features))):
+        raise InputError(f"predictions of feature {var.index[bad[0]]!r} are not all finite. {_DIVERGED}")
+    return of_cells, of_features
+
+
+def _finite(
+    block: Float32[np.ndarray, "cells chosen"], cells: slice, columns: Int64[np.ndarray, " chosen"], var: pd.DataFrame
 ) -> Float32[np.ndarray, "cells chosen"]:
-    """The predicted values of these cells at the columns, all finite."""
-    (features, _, where), *more = spans
-    whole = not more and features.stop - features.start == len(columns) and bool((np.diff(where) == 1).all())
-    if whole:  # every feature of one slice, in order: no copy
-        block = predicted.block(cells, features)
-    else:
-        block = np.empty((cells.stop - cells.start, len(columns)), np.float32)
-        for features, which, where in spans:
-            block[:, where] = predicted.block(cells, features)[:, which]
+    """The block, all of it finite."""
     if not np.isfinite(block.sum(dtype=np.float64)):
         cell, feature = np.argwhere(~np.isfinite(block))[0]
         raise InputError(
             f"the prediction of cell {cells.start + int(cell)}, feature {var.index[columns[feature]]!r} is "
-            f"{block[cell, feature]}. A model whose training diverged predicts such values: look at its loss, and fit it again."
+            f"{block[cell, feature]}. {_DIVERGED}"
         )
     return block
 
@@ -217,7 +231,7 @@ def _block(
 def _top(k: int) -> Keep:
     """Each row's k highest entries; of equal ones at the edge the first."""
 
-    def keep(block: np.ndarray) -> sparse.csr_matrix:
+    def keep(_cells: slice, block: np.ndarray) -> sparse.csr_matrix:
         if k >= block.shape[1]:
             chosen = np.ones(block.shape, bool)
         else:
@@ -238,9 +252,14 @@ def _top(k: int) -> Keep:
     return keep
 
 
-def _above(limits: Float32[np.ndarray, " chosen"]) -> Keep:
-    def keep(block: np.ndarray) -> sparse.csr_matrix:
-        kept = _kept(block, block > limits)
+def _above(limits: Float32[np.ndarray, " chosen"], of_cells: Float32[np.ndarray, " all_cells"] | None = None) -> Keep:
+    """1 where a value exceeds its feature's limit and, where cells have one, its cell's."""
+
+    def keep(cells: slice, block: np.ndarray) -> sparse.csr_matrix:
+        above = block > limits
+        if of_cells is not None:
+            above &= block > of_cells[cells, None]
+        kept = _kept(block, above)
         kept.data[:] = 1
         return kept
 

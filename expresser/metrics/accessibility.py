@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
@@ -160,6 +160,25 @@ def cell_scores(truth: Open, score: Float32[np.ndarray, "cells peaks"]) -> RankS
     """As `peak_scores`, but of each cell over peaks. Blocks may cut cells in any way, but must hold all peaks."""
     _check(truth, score)
     return _row_scores(truth.tocsr(), score)
+
+
+def auroc_by_prevalence(
+    auroc: Float[np.ndarray, " peaks"], prevalence: Float[np.ndarray, " peaks"], bins: int
+) -> pd.DataFrame:
+    """AUROC of peaks that are open in about as many cells: whether a score is good at common peaks only.
+
+    Peaks with an AUROC are put in order of `prevalence` (share of cells in which the peak is open) and cut into `bins` of
+    about equal size; peaks of one prevalence stay together, so some may be empty, and are left out. Columns bin (1 is the
+    rarest), n, low and high (prevalence, least and greatest), prevalence (median), q25, median and q75 of the AUROC.
+    """
+    defined = ~np.isnan(auroc)
+    found = pd.DataFrame({"auroc": auroc[defined].astype(float), "prevalence": prevalence[defined].astype(float)})
+    place = (found["prevalence"].rank(method="average") - 0.5) / max(len(found), 1)
+    groups = found.groupby(np.floor(place * bins).astype(int).to_numpy() + 1)
+    table = groups["prevalence"].agg(n="size", low="min", high="max", prevalence="median")
+    for name, q in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
+        table[name] = groups["auroc"].quantile(q)
+    return table.rename_axis("bin").reset_index()
 
 
 def _row_scores(truth: Open, score: Float32[np.ndarray, "rows entries"]) -> RankScores:

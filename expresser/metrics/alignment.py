@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy import sparse
+from scipy import sparse, stats
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
@@ -44,16 +44,40 @@ def closest_jaccard(
 ) -> Float64[np.ndarray, " cells"]:
     """Overlap of each cell's `n` closest other cells in `a` with those in `b`: shared / all, from 0 to 1.
 
-    Euclidean distance inside each space, so the two need not have the same axes. Chance is about n / (2 cells).
+    Euclidean distance inside each space, so the two need not have the same axes. Cells at equal distance are taken in an
+    order of chance, another one in either space, so that embeddings that have collapsed to one point get about what chance
+    gives (`closest_jaccard_by_chance`) and not a perfect 1.
 
     Relations: `foscttm` compares positions in one shared space; this only asks for the same neighbours.
     """
     _check(a, b, same_width=False)
-    if not 0 < n < len(a):
-        raise InputError(f"closest cells: {n} neighbours of {len(a)} cells. Ask for 1 to {len(a) - 1}.")
-    near = [sparse.csr_matrix(NearestNeighbors(n_neighbors=n).fit(x).kneighbors_graph()) for x in (a, b)]
+    _check_closest(len(a), n)
+    near = [_closest(x, n, seed) for seed, x in enumerate((a, b))]
     shared = np.asarray(near[0].multiply(near[1]).sum(axis=1)).ravel()
     return shared / (2 * n - shared)
+
+
+def closest_jaccard_by_chance(cells: int, n: int) -> float:
+    """What `closest_jaccard` is on average where the two spaces have nothing in common; about n / (2 cells).
+
+    Exact: `n` of the other cells are drawn twice, and the number shared is hypergeometric.
+    """
+    _check_closest(cells, n)
+    shared = np.arange(n + 1)
+    return float(stats.hypergeom(cells - 1, n, n).pmf(shared) @ (shared / (2 * n - shared)))
+
+
+def _closest(x: Float[np.ndarray, "cells latent"], n: int, seed: int) -> sparse.csr_matrix:
+    """1 where column is among the `n` closest other cells of row."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    graph = NearestNeighbors(n_neighbors=n).fit(x[order]).kneighbors_graph()
+    place = np.argsort(order)
+    return sparse.csr_matrix(graph)[place][:, place]
+
+
+def _check_closest(cells: int, n: int) -> None:
+    if not 0 < n < cells:
+        raise InputError(f"closest cells: {n} neighbours of {cells} cells. Ask for 1 to {cells - 1}.")
 
 
 def _check(a: np.ndarray, b: np.ndarray, *, same_width: bool) -> None:

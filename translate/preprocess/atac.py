@@ -11,9 +11,9 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 from scipy import sparse
 
-from translate.align import align_peaks, take_columns
+from translate.align import align_peaks
 from translate.genomes import check_genome
-from translate.peaks import binarise, merge_overlapping, peak_filter
+from translate.peaks import open_cells, peak_filter
 from translate.regions import Regions
 from translate.study import DataWarning, Measured
 
@@ -55,24 +55,25 @@ class AtacInput:
     def fit(
         cls, measured: Measured, cells: Int64[np.ndarray, " training"], recipe: AtacRecipe, genome: str | None = None
     ) -> "AtacInput":
-        """Peaks chosen on these cells. `genome` ("hg38", …) makes sure that these peaks, and those of `align`, fit it."""
-        regions = Regions.from_var(measured.var, where=measured.name)
-        build = None if genome is None else check_genome(regions, genome).genome
-        order = regions.order()
-        counts = binarise(take_columns(measured.matrix, order, cells))
-        regions, n = regions.take(order), len(regions)
-        if recipe.merge and len(regions.merged()) < n:
-            counts, regions = merge_overlapping(counts, regions)
+        """Peaks chosen on these cells. `genome` ("hg38", …) makes sure that these peaks, and those of `align`, fit it.
+
+        Memory beside the counts: a million entries' worth, and a few numbers a peak.
+        """
+        given = Regions.from_var(measured.var, where=measured.name)
+        build = None if genome is None else check_genome(given, genome).genome
+        merged = given.merged()
+        regions = merged if recipe.merge and len(merged) < len(given) else given.take(given.order())
         keep, reasons = peak_filter(
-            counts,
+            open_cells(measured.matrix, given, regions, cells),
             regions,
+            n_cells=len(cells),
             autosomes=recipe.autosomes,
             min_cells=recipe.min_cells,
             max_share=recipe.max_share,
             share_of=recipe.share_of,
         )
         _say_empty(measured.name, regions, keep, recipe)
-        left_out = {"merged": n - len(regions)} | {k: v for k, v in reasons.items() if k != "kept"}
+        left_out = {"merged": len(given) - len(regions)} | {k: v for k, v in reasons.items() if k != "kept"}
         return cls(recipe, regions.take(np.flatnonzero(keep)), build, left_out)
 
     def align(self, measured: Measured) -> sparse.csr_matrix:

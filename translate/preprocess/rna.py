@@ -204,7 +204,7 @@ def _genes(var: pd.DataFrame, recipe: RnaRecipe) -> tuple[Int64[np.ndarray, " ge
     if not kept.any():
         raise InputError(
             f"RNA: none of {len(var):,} genes lies on an autosome ({int(known.sum()):,} have a known place: "
-            f"{', '.join(sorted(set(chrom[known]))[:5]) or 'none'}). Set autosomes=False, or give a table of these genes."
+            f"{', '.join(sorted(set(chrom[known]))[:5]) or 'none'}). Turn rna.autosomes off, or give a table of these genes."
         )
     order = np.argsort(var.index.to_numpy(dtype=object), kind="stable").astype(np.int64)
     left_out = {

@@ -1,7 +1,7 @@
 """A fitted translator on held-out cells, beside baselines fitted to its own training cells: metrics.json and report.html."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from translate.pages import Components, evaluation_page, evaluation_sections, fi
 from translate.study import MODALITIES, Modality, Study
 from translate.translator import Translator
 from translate.truth import Truth
-from translate.verdicts import FEATURES, verdicts
+from translate.verdicts import FEATURES, differences, verdicts
 from translate.verdicts import MODALITIES as MODALITY_NAMES
 
 MAP_CELLS = 3000  # of the test cells, at most
@@ -41,7 +41,11 @@ def judge(
     seed: int = 0,
     say: Say = lambda words: None,
 ) -> tuple[dict[str, Any], Drawings, Components]:
-    """Scores (`translate.evaluate`; with them `verdicts` and `in_training`), what figures need, and components for maps.
+    """Scores (`translate.evaluate`; with them what is below), what figures need, and components for maps.
+
+    in_training   of the test cells, how many the model was fitted to; None: not known
+    verdicts      direction → baseline → "beats", "on a par", "behind" or "undecided" (`translate.verdicts`)
+    differences   direction → baseline → deciding score → difference, low and high: the intervals that verdicts rest on
 
     The model is scored in every direction between different modalities that the study has. Drawings hold the cells of
     the maps alone where there are more than `MAP_CELLS`.
@@ -55,7 +59,8 @@ def judge(
             "cells measured in both modalities of one of these."
         )
     methods: dict[str, Method] = {name: {f"{s}_to_{t}": partial(translator.predict, source=s, to=t) for s, t in there}}
-    methods |= _oracles(held.truth, translator, list(methods[name]))
+    known, no_oracle = _oracles(held.truth, translator, list(methods[name]))
+    methods |= known
     latents: dict[str, Latents] = {}
     if translator.system.shared_latent() and {"rna", "atac"} <= set(study.modalities):
         both: tuple[Modality, ...] = ("rna", "atac")
@@ -75,10 +80,12 @@ def judge(
     )
     if held.without is not None and baselines:
         metrics["skipped"]["baselines"] = held.without
+    if no_oracle is not None:
+        metrics["skipped"]["oracle"] = no_oracle
     metrics["in_training"] = held.seen
-    metrics["verdicts"] = {
-        d: {v.baseline: v.said for v in verdicts(metrics, drawings.pictures, d, name)} for d in metrics["directions"]
-    }
+    said = {d: verdicts(metrics, drawings.pictures, d, name) for d in metrics["directions"]}
+    metrics["verdicts"] = {d: {v.baseline: v.said for v in of} for d, of in said.items()}
+    metrics["differences"] = {d: differences(of) for d, of in said.items()}
     chosen = sampled(len(drawings.obs), MAP_CELLS, seed=_SEED_OF_MAPS)
     small = replace(
         drawings,
@@ -100,12 +107,16 @@ def evaluate_fit(
     seed: int = 0,
     say: Say = lambda words: None,
 ) -> dict[str, Any]:
-    """Judge the fit in `out` by the test cells of its split; write its ``metrics.json`` and ``report.html``."""
+    """Judge the fit in `out` by the test cells of its split; write its ``metrics.json`` and ``report.html``.
+
+    The doubts about the data that the fit has on record stand in both.
+    """
     held = Held(study, split_of(out, study), seen=0, truth=truth)
     metrics, drawings, components = judge(
         translator, held, label=label, baselines=baselines, maps=maps, seed=seed, say=say
     )
     metrics |= {"system": translator.name, "model": str(out / "model"), "fit": _json(out / "fit.json")}
+    metrics["doubts"] = _doubts(translator)
     write_metrics(out / "metrics.json", metrics)
     say("report")
     sections = evaluation_sections(metrics, drawings, components=components, maps=maps, seed=_SEED_OF_MAPS)
@@ -126,7 +137,6 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
     words = [f"{published.name}. {published.reference} doi:{published.doi}", f"Split: {run['split']}."]
     words += [f"Preset: {run['preset']}."] if run.get("preset") else []
     words += [f"{run['cells']['filtered']:,} cells were left out by the filter of expressed genes."]
-    words += [f"Doubt: {doubt}" for doubt in run.get("origin", {}).get("doubts", [])]
     words += ["Where it departs from the paper:", *(f"– {deviation}" for deviation in published.deviations)]
     origin = {k: run[k] for k in ("system", "preset", "seed", "precision", "split", "config") if k in run}
     return fit_page(
@@ -136,6 +146,7 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
         facts=facts,
         provenance=run["provenance"] | origin | {"data": run.get("origin", {})},
         text="\n\n".join(words),
+        doubts=_doubts(translator),
         evaluated=evaluated,
     )
 
@@ -151,13 +162,17 @@ def evaluate_model(
     baselines: bool = True,
     maps: bool = True,
     seed: int = 0,
+    doubts: Sequence[str] = (),
     say: Say = lambda words: None,
 ) -> dict[str, Any]:
-    """Judge a model by cells of any files; write ``metrics.json`` and ``report.html`` into `out`."""
+    """Judge a model by cells of any files; write ``metrics.json`` and ``report.html`` into `out`.
+
+    doubts: what seemed odd about these cells, shown in both; may still grow while cells are judged.
+    """
     metrics, drawings, components = judge(
         translator, held, label=label, baselines=baselines, maps=maps, seed=seed, say=say
     )
-    metrics |= {"system": translator.name, "model": model}
+    metrics |= {"system": translator.name, "model": model, "doubts": list(dict.fromkeys(doubts))}
     out.mkdir(parents=True, exist_ok=True)
     write_metrics(out / "metrics.json", metrics)
     say("report")
@@ -193,20 +208,25 @@ def _components(
     return found
 
 
-def _oracles(files: Mapping[Modality, Path], translator: Translator, directions: list[str]) -> dict[str, Method]:
-    """The simulator's truth as a method, where the files carry it."""
+def _oracles(
+    files: Mapping[Modality, Path], translator: Translator, directions: list[str]
+) -> tuple[dict[str, Method], str | None]:
+    """The simulator's truth as a method, where the files carry it; and why not, where they are of two simulations."""
     made = [m for m in MODALITIES if m in files and _simulated(files[m])]
     if "rna" not in made or len(made) < 2:
-        return {}
+        return {}, None
     from expresser.simulate import Cite, Multiome  # only for simulated data
     from translate.oracle import oracle
 
     known: dict[str, Any] = {}
-    if "protein" in made:
-        known |= oracle(Cite.from_files(files["rna"], files["protein"]), translator.inputs)
-    if "atac" in made:
-        known |= oracle(Multiome.from_files(files["rna"], files["atac"]), translator.inputs)
-    return {"oracle": {d: known[d] for d in directions if d in known}}
+    try:
+        if "protein" in made:
+            known |= oracle(Cite.from_files(files["rna"], files["protein"]), translator.inputs)
+        if "atac" in made:
+            known |= oracle(Multiome.from_files(files["rna"], files["atac"]), translator.inputs)
+    except InputError as error:
+        return {}, str(error)
+    return {"oracle": {d: known[d] for d in directions if d in known}}, None
 
 
 def _simulated(path: Path) -> bool:
@@ -218,6 +238,11 @@ def _simulated(path: Path) -> bool:
 
 def _label(study: Study, label: str | None) -> str | None:
     return label or ("cell_type" if "cell_type" in study.obs else None)
+
+
+def _doubts(translator: Translator) -> list[str]:
+    """What was odd about the data that a model was fitted to."""
+    return list(dict.fromkeys(translator.run.get("origin", {}).get("doubts", [])))
 
 
 def _json(path: Path) -> Any:
