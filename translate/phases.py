@@ -202,7 +202,7 @@ class Trainer:
         if best is None and mean is not None:
             best = mean.mean
         if best is not None:
-            self.system.load_state_dict(best, strict=False)
+            self.system.load_state_dict(self.system.state_dict() | dict(best))
         self._save(number + 1, 0, None, None, None, {})
         return True
 
