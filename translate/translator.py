@@ -73,13 +73,7 @@ class Translator:
 
     def predict(self, measured: Measured, *, source: Modality, to: Modality) -> Decoded:
         """Predictions of `to`, made block by block when they are asked for; only this path runs."""
-        return self._decoded(self.latents(measured, source=source, to=to), source, to)
-
-    def predict_of(self, feed: Feed, cells: np.ndarray, *, source: Modality, to: Modality) -> Decoded:
-        """The same for cells of a feed."""
-        return self._decoded(self.latents_of(feed, cells, source=source, to=to), source, to)
-
-    def _decoded(self, latents: Float32[np.ndarray, "cells latent"], source: Modality, to: Modality) -> Decoded:
+        latents = self.latents(measured, source=source, to=to)
         return Decoded(self.system, latents, source, to, len(self.inputs[to].var))
 
     def translate(
