@@ -21,20 +21,23 @@ def simulate_rna_command(
 ) -> None:
     """Simulate scRNA-seq with known cell types, gene modules, batches and depth.
 
+    Beside the cells: pairs.tsv (gene1, gene2, label: interactions inside modules) and properties.tsv (gene, symbol,
+    binary, value, cds_length, class), gene labels that follow the modules, as the gene tasks of `finetune` read them.
+
     Example: expresser simulate rna --cells 5000 --out simulated
 
     Args:
-        out: Folder for rna.h5ad (counts, and the truth in obs, var, obsm and varm).
+        out: Folder for rna.h5ad (counts, and the truth in obs, var, obsm and varm), pairs.tsv and properties.tsv.
         cells: Number of cells.
         genes: Number of genes.
         types: Number of cell types.
-        modules: Number of gene modules.
+        modules: Number of gene modules; with fewer than two there are no gene labels.
         batches: Number of batches.
         median_depth: Median counts a cell.
         seed: One seed, one data set.
     """
     from expresser.atomic import replaced
-    from expresser.simulate import simulate_rna
+    from expresser.simulate import simulate_gene_labels, simulate_rna
 
     adata = simulate_rna(
         n_cells=cells,
@@ -45,9 +48,17 @@ def simulate_rna_command(
         median_depth=median_depth,
         seed=seed,
     )
+    labels = simulate_gene_labels(adata, seed=seed) if modules > 1 else None
     with replaced(out / "rna.h5ad") as part:
         adata.write_h5ad(part)
     print(f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out / 'rna.h5ad'}")
+    if labels is None:
+        print(f"no gene labels: they follow the differences between modules, and there are {modules}")
+        return
+    pairs, properties = labels.write(out)
+    print(
+        f"{len(labels.pairs):,} labelled pairs of genes in {pairs}, properties of {len(labels.properties):,} genes in {properties}"
+    )
 
 
 def simulate_multiome_command(

@@ -16,13 +16,18 @@ _REFERENCE: dict[str, Any] = {"color": _INK, "alpha": 0.55, "linewidth": 1.2, "l
 
 
 def roc_axes(
-    ax: Axes, curves: Mapping[str, Num[np.ndarray, "2 points"]], *, references: frozenset[str] = frozenset()
+    ax: Axes,
+    curves: Mapping[str, Num[np.ndarray, "2 points"]],
+    *,
+    references: frozenset[str] = frozenset(),
+    bands: Mapping[str, Num[np.ndarray, "3 grid"]] | None = None,
 ) -> Axes:
     """True against false positive rate, one line per method, with the diagonal of chance.
 
     curves: method -> rows false positive rate, true positive rate, from (0, 0) to (1, 1). references: methods in grey.
+    bands: method -> rows false positive rate, least and greatest true positive rate, drawn behind the line.
     """
-    _rates(ax, curves, references, "ROC")
+    _rates(ax, curves, references, "ROC", bands or {})
     ax.plot([0, 1], [0, 1], **_REFERENCE)
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
     return ax
@@ -34,12 +39,14 @@ def precision_recall_axes(
     *,
     prevalence: Number | None = None,
     references: frozenset[str] = frozenset(),
+    bands: Mapping[str, Num[np.ndarray, "3 grid"]] | None = None,
 ) -> Axes:
     """Precision against recall, one line per method; prevalence: share of positives, what chance reaches, as a line.
 
-    curves: method -> rows recall, precision. references: methods in grey.
+    curves: method -> rows recall, precision. references: methods in grey. bands: method -> rows recall, least and
+    greatest precision, drawn behind the line.
     """
-    _rates(ax, curves, references, "precision-recall")
+    _rates(ax, curves, references, "precision-recall", bands or {})
     if prevalence is not None:
         ax.axhline(float(prevalence), **_REFERENCE)
     ax.set(xlabel="recall", ylabel="precision")
@@ -115,8 +122,19 @@ def band_axes(
     return ax
 
 
-def _rates(ax: Axes, curves: Mapping[str, Num[np.ndarray, "2 points"]], references: frozenset[str], what: str) -> None:
-    """Lines between rates, which lie in 0 to 1, and their legend."""
+def _rates(
+    ax: Axes,
+    curves: Mapping[str, Num[np.ndarray, "2 points"]],
+    references: frozenset[str],
+    what: str,
+    bands: Mapping[str, Num[np.ndarray, "3 grid"]],
+) -> None:
+    """Lines between rates, which lie in 0 to 1, their bands and their legend."""
+    if strange := [name for name in bands if name not in curves]:
+        raise InputError(
+            f"{what} curve: a band of {strange[0]!r}, which has no curve; there are {', '.join(curves) or 'none'}. "
+            "Pass a curve for each band."
+        )
     lines, colour = [], 0
     for i, (name, curve) in enumerate(curves.items()):
         rates = curve[:, np.isfinite(curve).all(axis=0)]
@@ -126,9 +144,10 @@ def _rates(ax: Axes, curves: Mapping[str, Num[np.ndarray, "2 points"]], referenc
                 f"{rates.max():g}. Pass rates, not scores."
             )
         grey = name in references
-        lines += ax.plot(
-            *rates, color=GREY if grey else COLOURS[colour % len(COLOURS)], linestyle=DASHES[i % len(DASHES)]
-        )
+        shade = GREY if grey else COLOURS[colour % len(COLOURS)]
+        lines += ax.plot(*rates, color=shade, linestyle=DASHES[i % len(DASHES)])
+        if name in bands:
+            ax.fill_between(*bands[name], color=shade, alpha=0.14, linewidth=0)
         colour += not grey
     ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     ax.grid(color=_INK, alpha=0.12, linewidth=0.8)

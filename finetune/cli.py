@@ -5,12 +5,18 @@ from collections.abc import Sequence
 import tyro
 
 from expresser.cli import Command
+from finetune.cli_annotation import annotate, annotation
+from finetune.cli_genes import COMMANDS as GENES
+from finetune.cli_heads import COMMANDS as HEADS
 from finetune.cli_imputation import imputation
 
 
 def _run(argv: Sequence[str]) -> None:
     tyro.extras.subcommand_cli_from_dict(
-        {"imputation": imputation}, prog="expresser finetune", description=COMMAND.help, args=list(argv)
+        {**GENES, **HEADS, "annotation": annotation, "annotate": annotate, "imputation": imputation},
+        prog="expresser finetune",
+        description=COMMAND.help,
+        args=list(argv),
     )
 
 

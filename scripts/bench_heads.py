@@ -23,7 +23,7 @@ from expresser.embed import gene_table
 from expresser.factors import gene_factors
 from expresser.metrics.modules import module_auc
 from expresser.simulate import simulate_rna
-from finetune.imputation import run_imputation
+from finetune.imputation.task import run_imputation
 from pretrain.config import ModelConfig, Recipe
 from pretrain.loop import pretrain
 from pretrain.recipes import small
@@ -86,7 +86,7 @@ def main() -> None:
         run = pretrain(
             recipe(name, given.minutes, given.seed), given.corpus, folder / "real", resume=folder.exists(), quiet=True
         )
-        scores = run_imputation(model=folder / "real", data=given.unseen, methods=["additive"], seeds=1)["methods"]
+        scores = run_imputation(model=folder / "real", data=given.unseen, methods=["additive"], checks=(), seeds=1)["methods"]
         toy = recipe(name, given.simulated_minutes, given.seed)
         pretrain(toy, simulated.path, folder / "simulated", resume=(folder / "simulated").exists(), quiet=True)
         table = gene_table(load(folder / "simulated")).loc[names].drop(columns="symbol").to_numpy(np.float64)

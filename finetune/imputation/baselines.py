@@ -16,7 +16,7 @@ The entries asked for are known to be non-zero, and the predictors differ in how
 `additive`, `additive_svd` and `knn` average non-zero entries alone, so they estimate E[x | x > 0], as asked.
 Smoothers (`knn_raw`, `magic`, `scvi`) estimate E[x], zeros included, and lose for that reason alone: each has a
 second row, `..._corrected`, with the expectation of a non-zero count at the rate that it estimates
-(`finetune.completion.nonzero_expectation`; one dispersion for all entries, fitted to observed ones). That correction
+(`finetune.imputation.completion.nonzero_expectation`; one dispersion for all entries, fitted to observed ones). That correction
 is strong, most dropped entries being single molecules whose value follows from the cell's depth: `gene_rate` shows
 what it gives with no model of the cell at all.
 """
@@ -33,19 +33,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import sparse
 
-from finetune.completion import (
-    TARGET_SUM,
-    cells_of,
-    fit_additive,
-    fit_theta,
-    log_normalise,
-    low_rank,
-    neighbour_weights,
-    nonzero_expectation,
-    pattern,
-    slices,
-    totals,
-)
+from finetune.counts import TARGET_SUM, cells_of, log_normalise, pattern, slices, totals
+from finetune.imputation.completion import fit_additive, fit_theta, low_rank, neighbour_weights, nonzero_expectation
 
 Counts: TypeAlias = sparse.csr_matrix
 Rows = dict[str, Float64[np.ndarray, " queries"]]  # name in the table -> its predictions

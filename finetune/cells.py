@@ -15,7 +15,7 @@ from expresser.corpus.source import Source, open_source
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
-from finetune.imputation_protocols import choose_rows
+from finetune.counts import choose_rows
 
 Data: TypeAlias = str | Path | AnnData
 

@@ -4,7 +4,6 @@ A matrix "observed in part" is a CSR matrix whose stored entries are the observe
 not zero.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,26 +12,9 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import randomized_svd
 
-TARGET_SUM = 1e4
+from finetune.counts import TARGET_SUM, cells_of, pattern, slices
 
 _THETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
-
-
-def cells_of(matrix: sparse.csr_matrix) -> Int[np.ndarray, " entries"]:
-    """The row of each stored entry, in CSR order."""
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
-def totals(counts: sparse.csr_matrix) -> Float64[np.ndarray, " cells"]:
-    """Molecules of each cell."""
-    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-
-
-def log_normalise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """``log1p(1e4 * count / total)`` of the stored entries, natural log (scanpy's normalize_total, then log1p)."""
-    cell = cells_of(counts)
-    values = np.log1p(TARGET_SUM * counts.data / totals(counts)[cell])
-    return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
 @dataclass(frozen=True)
@@ -147,16 +129,6 @@ def neighbour_weights(
         weights.append(np.maximum(np.take_along_axis(cosine, nearest, axis=1), 0.0).ravel())
     starts = np.arange(n - first + 1) * neighbours
     return sparse.csr_matrix((np.concatenate(weights), np.concatenate(columns), starts), shape=(n - first, n))
-
-
-def pattern(x: sparse.csr_matrix) -> sparse.csr_matrix:
-    """One where x has an entry."""
-    return sparse.csr_matrix((np.ones(x.nnz), x.indices, x.indptr), shape=x.shape)
-
-
-def slices(n: int, size: int) -> Iterator[slice]:
-    """0 … n in slices of at most `size`."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def nonzero_expectation(

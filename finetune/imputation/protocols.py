@@ -9,9 +9,9 @@ from scipy.stats import binom
 
 from expresser.corpus.shuffle import splitmix64
 from expresser.errors import InputError
-from finetune.completion import TARGET_SUM, cells_of, totals
+from finetune.counts import TARGET_SUM, cells_of, totals
 
-_DROP, _SPLIT, _CHOOSE = 1, 2, 3
+_DROP, _SPLIT = 1, 2  # purposes of draws; 3 is that of `counts.choose_rows`
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,6 @@ def split_molecules(
         half.eliminate_zeros()
         halves.append(half)
     return Split(*halves)
-
-
-def choose_rows(n: int, at_most: int | None, seed: int = 0) -> Int[np.ndarray, " chosen"]:
-    """At most `at_most` of n rows, rising, at random by `seed`; a larger choice contains a smaller one."""
-    if at_most is None or at_most >= n:
-        return np.arange(n)
-    key = splitmix64(
-        splitmix64(np.array([seed], np.uint64)) + np.uint64(_CHOOSE) + splitmix64(np.arange(n).astype(np.uint64))
-    )
-    return np.sort(np.argsort(key, kind="stable")[:at_most])
 
 
 def _canonical(counts: sparse.csr_matrix) -> sparse.csr_matrix:

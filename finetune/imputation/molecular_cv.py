@@ -2,8 +2,8 @@
 
 Nothing tells a method which zeros are dropouts: it sees one part of the molecules and is judged, over all cells and
 the chosen genes, zeros included, by the molecules of the other part. What is estimated is a rate, so smoothers are at
-home here, and predictors of non-zero values (`additive`, `additive_svd`, `knn`, the model) are not: those become
-rates by `as_share`.
+home here (their shares of molecules are what is asked, so none has a corrected row), and predictors of non-zero values
+(`additive`, `additive_svd`, `knn`, the model) are not: those become rates by `as_share`.
 
 The best single evidence about an entry is its own molecules, which most methods ignore. So that this does not decide
 the comparison, each estimate is mixed with them at the weight that suits it best (`own_mixed`); `weight` in the
@@ -18,8 +18,10 @@ from jaxtyping import Float64, Int64, Num
 from scipy import sparse
 
 from expresser.metrics.expression import ExpressionScores
-from finetune.completion import TARGET_SUM, cells_of, nonzero_expectation, slices, totals
-from finetune.imputation_baselines import BASELINES, Counts, Rows, smooth_knn, smooth_magic, smooth_scvi
+from finetune.counts import TARGET_SUM, cells_of, slices, totals
+from finetune.imputation.baselines import BASELINES, Counts, Rows, smooth_knn, smooth_magic, smooth_scvi
+from finetune.imputation.completion import nonzero_expectation
+from finetune.imputation.verdicts import entry_sums
 
 Share = Float64[np.ndarray, " wanted"]
 
@@ -38,17 +40,17 @@ def gene_mean(train: Counts, wanted: Counts, *, reference: Counts | None = None,
 
 
 def knn_raw(train: Counts, wanted: Counts, *, reference: Counts | None = None, seed: int = 0) -> Share:
-    """Molecules pooled over the cell's nearest neighbours (`imputation_baselines.smooth_knn`)."""
+    """Molecules pooled over the cell's nearest neighbours (`baselines.smooth_knn`)."""
     return smooth_knn(train, wanted, reference=reference, seed=seed)[1]
 
 
 def magic(train: Counts, wanted: Counts, *, reference: Counts | None = None, seed: int = 0) -> Share:
-    """MAGIC's diffusion of the molecules (`imputation_baselines.smooth_magic`)."""
+    """MAGIC's diffusion of the molecules (`baselines.smooth_magic`)."""
     return smooth_magic(train, wanted, reference=reference, seed=seed)[1]
 
 
 def scvi(train: Counts, wanted: Counts, *, reference: Counts | None = None, seed: int = 0) -> Share:
-    """scVI's decoder (`imputation_baselines.smooth_scvi`)."""
+    """scVI's decoder (`baselines.smooth_scvi`)."""
     return smooth_scvi(train, wanted, reference=reference, seed=seed)[1]
 
 
@@ -113,12 +115,13 @@ class RateScores:
 
     n_genes: int
     n_cells: int
-    poisson: float = 0.0
     plain: float = 0.0
     expression: ExpressionScores = field(init=False)
+    by_cell: Float64[np.ndarray, "9 cells"] = field(init=False)  # `verdicts.entry_sums`, for intervals
 
     def __post_init__(self) -> None:
         self.expression = ExpressionScores(self.n_genes, self.n_cells)
+        self.by_cell = np.zeros((9, self.n_cells))
 
     def update(
         self,
@@ -134,14 +137,18 @@ class RateScores:
         truth = np.log1p(TARGET_SUM * count / total)
         expected = -np.expm1(-mu) * nonzero_expectation(mu, np.asarray(total, np.float64), _POISSON)
         self.expression.update(truth=truth, prediction=expected, gene=gene, cell=cell)
-        self.poisson += float((mu - count * np.log(mu)).sum())
+        self.by_cell += entry_sums(truth, expected, mu - count * np.log(mu), cell, self.n_cells)
         self.plain += float(np.square(np.log1p(TARGET_SUM * share) - truth).sum())
 
     def compute(self) -> dict[str, float | int]:
         """poisson, mse, mse_plain, and the correlations of `ExpressionScores`."""
         scores = self.expression.compute()
         n = max(int(scores["n"]), 1)
-        losses = {"poisson": self.poisson / n, "mse": float(scores["rmse"]) ** 2, "mse_plain": self.plain / n}
+        losses = {
+            "poisson": float(self.by_cell[-1].sum()) / n,
+            "mse": float(scores["rmse"]) ** 2,
+            "mse_plain": self.plain / n,
+        }
         kept = ("pearson", "pearson_gene", "pearson_cell", "genes_undefined", "n")
         return losses | {name: scores[name] for name in kept}
 
@@ -190,8 +197,8 @@ def _less_one(depth: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 
 def score_share(
     share: Share, *, train: Counts, test: Counts, wanted: Counts, reference: Counts | None
-) -> tuple[dict[str, float | int], Float64[np.ndarray, " genes"]]:
-    """Scores of shares at `wanted`, mixed with the cells' own molecules (`own_mixed`), and r by gene."""
+) -> tuple[dict[str, float | int], RateScores]:
+    """Scores of shares at `wanted`, mixed with the cells' own molecules (`own_mixed`), and the sums they come from."""
     scores = RateScores(train.shape[1], train.shape[0])
     cell = cells_of(wanted)
     mixed, weight = own_mixed(share, train=train, test=test, wanted=wanted, reference=reference)
@@ -202,7 +209,7 @@ def score_share(
         gene=wanted.indices.astype(np.int64),
         cell=cell.astype(np.int64),
     )
-    return scores.compute() | {"weight": weight}, scores.expression.per_gene()
+    return scores.compute() | {"weight": weight}, scores
 
 
 def _dense(matrix: Counts, wanted: Counts) -> Float64[np.ndarray, " wanted"]:

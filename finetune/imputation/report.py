@@ -1,23 +1,20 @@
 """The page about an imputation run: who beats whom in words, the table, predictions against truth, r by gene."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64
 from matplotlib.axes import Axes
 
-from expresser.plots import bar_axes, density_scatter_axes, hist_axes, svg
+from expresser.plots import bar_axes, curve_axes, density_scatter_axes, hist_axes, svg
 from expresser.report import Figure, Section, Table, write_report
-from finetune.imputation_baselines import BASELINES
-
-Direction = Literal["min", "max"]
-
-_POINTS = 100_000  # entries kept for the scatter: the density does not change beyond
+from finetune.imputation.baselines import BASELINES
+from finetune.imputation.checks_page import check_sections
+from finetune.imputation.draws import Drawings
+from finetune.imputation.verdicts import Direction, at_large, score_name, sentences
 
 _DROPOUT = """
 A share of {drop:.0%} of the non-zero entries of the count matrix over {n_genes:,} genes was set to zero at random
@@ -49,31 +46,6 @@ its training total.
 """
 
 
-@dataclass
-class Drawings:
-    """What the figures need, of the first draw alone: a sample of entries, and r by gene, of each method."""
-
-    truth: Float64[np.ndarray, " points"] | None = None
-    prediction: dict[str, Float32[np.ndarray, " points"]] = field(default_factory=dict)
-    by_gene: dict[str, Float64[np.ndarray, " genes"]] = field(default_factory=dict)
-
-    def keep(
-        self,
-        name: str,
-        truth: np.ndarray | None,
-        prediction: np.ndarray | None,
-        by_gene: Float64[np.ndarray, " genes"],
-    ) -> None:
-        """Keep a method's first draw; later ones are ignored."""
-        if name in self.by_gene:
-            return
-        self.by_gene[name] = by_gene
-        if truth is not None and prediction is not None:
-            step = max(1, -(-len(truth) // _POINTS))
-            self.truth = truth[::step]
-            self.prediction[name] = prediction[::step].astype(np.float32)
-
-
 def write_page(
     path: Path,
     metrics: Mapping[str, Any],
@@ -91,7 +63,13 @@ def write_page(
     text = (_DROPOUT if metrics["protocol"] == "dropout" else _MCV).format(**metrics)
     shown = [name for name in (model, best) if name is not None and name in methods]
     sections = [
-        Section("Result", "\n\n".join(sentences(metrics, deciding, model, best)), (_table(metrics, order, deciding),)),
+        Section(
+            "Result",
+            "\n\n".join(sentences(metrics, deciding, model, best)),
+            (_table(metrics, order, deciding), *_differences(metrics, deciding)),
+        ),
+        *_drops(metrics, order, deciding, model),
+        *check_sections(metrics, model),
         Section("How it was measured", text),
         Section(
             "Figures", _figure_text(metrics, shown), tuple(_figures(methods, order, shown, drawings, score, model))
@@ -107,51 +85,17 @@ def write_page(
     )
 
 
-def sentences(metrics: Mapping[str, Any], deciding: Mapping[str, Direction], model: str, best: str | None) -> list[str]:
-    """In words: whether the model beats the baselines at large, and one sentence for each."""
-    methods, verdict = metrics["methods"], metrics["verdict"]
-    if model not in methods:
-        lead = _name(next(iter(deciding)))
-        return ["No model was examined." + (f" The best baseline by {lead} is {best}." if best else "")]
-    if not verdict:
-        return ["No baseline was run, so nothing can be said of the model."]
-    beaten = [name for name, said in verdict.items() if said == "beaten"]
-    if len(beaten) == len(verdict):
-        first = f"{model} beats every one of the {len(verdict)} baselines, in every draw."
-    else:
-        others = [name for name in verdict if name not in beaten]
-        first = (
-            f"{model} does not beat all baselines: it beats {len(beaten)} of {len(verdict)}, "
-            f"but not {', '.join(others)}."
-        )
-    scores = " and ".join(f"{'lower' if way == 'min' else 'higher'} {_name(s)}" for s, way in deciding.items())
-    rule = f"Beaten means: {scores}, in every draw; not beaten: neither on average."
-    return [f"{first} {rule}", *(_sentence(methods, deciding, model, name, said) for name, said in verdict.items())]
-
-
-def _sentence(
-    methods: Mapping[str, Mapping[str, float]],
-    deciding: Mapping[str, Direction],
-    model: str,
-    other: str,
-    said: str,
-) -> str:
-    verb = {"beaten": "beats", "mixed": "neither clearly beats nor loses to", "not beaten": "does not beat"}[said]
-    pairs = [f"{_name(s)} {methods[model][s]:#.3g} against {methods[other][s]:#.3g}" for s in deciding]
-    return f"{model} {verb} {other}: {', '.join(pairs)}."
-
-
 def _headline(
     metrics: Mapping[str, Any], score: str, model: str, best: str | None
 ) -> list[tuple[str, float | int | str | None]]:
     methods, verdict = metrics["methods"], metrics["verdict"]
     lines: list[tuple[str, float | int | str | None]] = []
     if model in methods:
-        lines.append((f"{model}, {_name(score)}", methods[model][score]))
+        lines.append((f"{model}, {score_name(score)}", methods[model][score]))
     if best is not None:
-        lines.append((f"best baseline, {best}, {_name(score)}", methods[best][score]))
+        lines.append((f"best baseline, {best}, {score_name(score)}", methods[best][score]))
     if verdict:
-        lines.append(("baselines beaten", f"{sum(s == 'beaten' for s in verdict.values())} of {len(verdict)}"))
+        lines.append(("baselines beaten", f"{sum(s == 'beats' for s in verdict.values())} of {len(verdict)}"))
     return [*lines, ("cells", metrics["n_cells"]), ("entries asked", metrics["n_entries"]), ("draws", metrics["seeds"])]
 
 
@@ -161,23 +105,91 @@ def _table(metrics: Mapping[str, Any], order: list[str], deciding: Mapping[str, 
     if dropout:
         columns = ["mae", "rmse", "pearson", "pearson_gene", "pearson_cell"]
     methods = metrics["methods"]
-    frame = pd.DataFrame({_name(c): [float(methods[name][c]) for name in order] for c in columns}, index=order)
+    frame = pd.DataFrame({score_name(c): [float(methods[name][c]) for name in order] for c in columns}, index=order)
     lead = columns[0]
-    frame.insert(1, f"{_name(lead)} sd", [float(methods[name][f"{lead}_sd"]) for name in order])
+    frame.insert(1, f"{score_name(lead)} sd", [float(methods[name][f"{lead}_sd"]) for name in order])
     frame["seconds"] = [float(methods[name]["seconds"]) for name in order]
     for name in metrics["skipped"]:
         frame.loc[name] = np.nan
-    notes = dict.fromkeys(metrics["skipped"], "not installed") | metrics["verdict"]
+    notes = dict.fromkeys(metrics["skipped"], "not installed")
+    notes |= {name: _NOTES[said] for name, said in metrics["verdict"].items()}
     frame.insert(0, "note", [notes.get(name, "") for name in frame.index])
     frame.index.name = "method"
     best: dict[str, Direction] = {
-        _name(c): "max" if c.startswith("pearson") else "min" for c in columns if c != "weight"
+        score_name(c): "max" if c.startswith("pearson") else "min" for c in columns if c != "weight"
     }
     caption = (
         "Means over the draws; sd: standard deviation over the draws. A dash: undefined (a constant has no "
-        "correlation) or not run. Note: whether the model beats the method."
+        "correlation) or not run. Note: how the method stands to the model."
     )
     return Table("All methods", frame, caption, best)
+
+
+_NOTES = {"beats": "beaten", "on a par": "on a par", "behind": "ahead of the model", "undecided": "undecided"}
+
+
+def _drops(
+    metrics: Mapping[str, Any], order: list[str], deciding: Mapping[str, Direction], model: str
+) -> list[Section]:
+    """Scores against the share hidden, where there are several shares."""
+    drops = metrics["drops"]
+    if len(drops) < 2:
+        return []
+    items: list[Figure | Table] = []
+    said = [
+        f"With {_percent(share)} hidden: {at_large(of['verdict'], model)}"
+        for share, of in drops.items()
+        if of["verdict"]
+    ]
+    for score, way in deciding.items():
+        frame = pd.DataFrame(
+            {_percent(share): [float(of["methods"][name][score]) for name in order] for share, of in drops.items()},
+            index=pd.Index(order, name="method"),
+        )
+        lines = frame.T.reset_index(drop=True)
+        lines.insert(0, "hidden", [100 * float(share) for share in drops])
+        lines = lines.sort_values("hidden")
+        curves = partial(
+            curve_axes,
+            frame=lines,
+            x="hidden",
+            y=order,
+            logy=way == "min",  # errors of smoothers as they are would press all others into one line
+            xlabel="non-zero entries hidden, %",
+            ylabel=score_name(score),
+        )
+        drawn = svg(curves, (5.2, 3.4 + 0.12 * len(order)))
+        name = f"{score_name(score)} by share hidden"
+        caption = (
+            f"Means over {metrics['seeds']} draws at each share; what is hidden at one is hidden at every greater one."
+        )
+        items += [Figure(name, drawn, "", lines), Table(name, frame, caption, dict.fromkeys(frame.columns, way))]
+    return [Section("More or less hidden", "\n\n".join(said), tuple(items))]
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.3g} %"
+
+
+def _differences(metrics: Mapping[str, Any], deciding: Mapping[str, Direction]) -> list[Table]:
+    """The differences that decide, where there is a model."""
+    rows = {}
+    for name, of in metrics["differences"].items():
+        row = {"the model": metrics["verdict"][name]}
+        for score in deciding:
+            found = of.get(score) or dict.fromkeys(("difference", "low", "high"))
+            row |= {score_name(score): found["difference"]}
+            row |= {f"{score_name(score)}, {end}": found[end] for end in ("low", "high")}
+        rows[name] = row
+    if not rows:
+        return []
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index.name = "baseline"
+    caption = (
+        "The model's score less the baseline's, and its 95 % interval with other cells of the same kind: the jackknife over "
+        "20 groups of cells, both methods in the same cells and entries."
+    )
+    return [Table("The model less each baseline", frame, caption)]
 
 
 def _figure_text(metrics: Mapping[str, Any], shown: list[str]) -> str:
@@ -194,7 +206,7 @@ def _figures(
     score: str,
     model: str,
 ) -> list[Figure]:
-    values = pd.Series({name: methods[name][score] for name in order}, name=_name(score))
+    values = pd.Series({name: methods[name][score] for name in order}, name=score_name(score))
     spread = pd.Series({name: methods[name][f"{score}_sd"] for name in order})
     highlight = model if model in methods else None
 
@@ -203,7 +215,7 @@ def _figures(
 
     height = 0.8 + 0.3 * len(order)
     caption = "Lines: one standard deviation over draws to either side."
-    items = [Figure(f"{_name(score)} of all methods", svg(bars, (5.2, height)), caption, values.to_frame())]
+    items = [Figure(f"{score_name(score)} of all methods", svg(bars, (5.2, height)), caption, values.to_frame())]
     for name in shown:
         if drawings.truth is None or name not in drawings.prediction:
             continue
@@ -248,10 +260,3 @@ def _about(order: list[str], metrics: Mapping[str, Any]) -> Table:
 
 
 _OTHER = {"expresser": "the model examined", "no_denoising": "the training molecules themselves"}
-
-
-def _name(score: str) -> str:
-    """A score as the page calls it."""
-    names = {"pearson": "r", "pearson_gene": "r by gene", "pearson_cell": "r by cell", "poisson": "Poisson loss"}
-    names |= {"mse_plain": "MSE plain", "weight": "weight"}
-    return names.get(score, score.upper())

@@ -1,0 +1,1 @@
+"""Small models on gene vectors: fitted, saved without pickle, scored."""

@@ -1,0 +1,188 @@
+"""A head on disk: head.json, and weights as safetensors (linear) or skops (trees). Nothing is unpickled."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import safetensors.numpy
+import sklearn
+from safetensors import SafetensorError
+from sklearn.exceptions import InconsistentVersionWarning
+
+from expresser.atomic import replaced_folder
+from expresser.errors import InputError
+from finetune.heads.fitting import Head, Kind
+from finetune.heads.linear import Linear
+from finetune.heads.trees import Trees
+
+FORMAT = 1
+LINEAR, TREES = "head.safetensors", "head.skops"
+
+# What a file may hold beside what skops trusts by itself (numpy arrays, scikit-learn estimators and losses).
+TRUSTED = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree")
+ESTIMATORS = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor", "GradientBoostingClassifier")
+
+
+def save_head(head: Head, folder: Path) -> Path:
+    """Write head.json and the weights; the folder is either whole or absent."""
+    import skops.io
+
+    with replaced_folder(folder) as part:
+        if isinstance(head.estimator, Linear):
+            name, of = LINEAR, "Linear"
+            safetensors.numpy.save_file(
+                {key: np.ascontiguousarray(value) for key, value in vars(head.estimator).items()}, part / name
+            )
+        else:
+            name, of = TREES, type(head.estimator.models[0]).__name__
+            skops.io.dump(list(head.estimator.models), part / name)
+        about = {
+            "format": FORMAT,
+            "kind": head.kind,
+            "preset": head.preset,
+            "classes": list(head.classes),
+            "features": head.features,
+            "form": head.form,
+            "estimator": of,
+            "about": head.about,
+            "versions": {"scikit-learn": sklearn.__version__, "numpy": np.__version__},
+            "weights": name,
+            "sha256": hashlib.sha256((part / name).read_bytes()).hexdigest(),
+        }
+        (part / "head.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def load_head(folder: Path) -> Head:
+    """Read a head, checked: format, checksum, types, shapes."""
+    about = _read_json(folder)
+    name = LINEAR if about["estimator"] == "Linear" else TREES
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: {name} is missing ({error.strerror}). Copy the whole folder of the head."
+        ) from error
+    if (found := hashlib.sha256(content).hexdigest()) != about["sha256"]:
+        raise InputError(
+            f"{folder / name}: altered or cut short (sha256 {found[:12]}…, head.json has {str(about['sha256'])[:12]}…). "
+            "Copy the folder again."
+        )
+    estimator = _linear(content, folder / name) if name == LINEAR else _trees(content, folder / name, about)
+    if isinstance(estimator, Linear):
+        width, outputs = len(estimator.mean), len(estimator.intercept)
+    else:
+        width = int(estimator.models[0].n_features_in_)
+        outputs = len(getattr(estimator.models[0], "classes_", ()))
+    if width != about["features"]:
+        raise InputError(f"{folder}: head.json says {about['features']} features, {name} has {width}. Copy it again.")
+    classes = len(about["classes"])
+    count_fits = {"regression": classes == 0, "binary": classes == 2, "multiclass": classes > 1}[about["kind"]]
+    wanted = 1 if isinstance(estimator, Linear) and about["kind"] != "multiclass" else classes
+    if not count_fits or outputs != wanted:
+        raise InputError(
+            f"{folder}: head.json names {classes} classes for a {about['kind']} head, {name} has {outputs} outputs. "
+            "Copy the folder again."
+        )
+    return Head(
+        about["kind"],
+        about["preset"],
+        tuple(about["classes"]),
+        estimator,
+        about["features"],
+        about["form"],
+        about["about"],
+    )
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / "head.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder}: not the folder of a head, head.json is missing ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: cut short or altered ({error}). Copy the folder again.") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        met = about.get("format") if isinstance(about, dict) else None
+        raise InputError(f"{path}: format {met!r}; this version reads format {FORMAT}. Fit the head again.")
+    wanted = {
+        "kind": str,
+        "preset": str,
+        "classes": list,
+        "features": int,
+        "estimator": str,
+        "sha256": str,
+        "about": dict,
+    }
+    if broken := [key for key, of in wanted.items() if not isinstance(about.get(key), of)]:
+        raise InputError(f"{path}: {broken[0]} is {about.get(broken[0])!r}. Copy the folder again.")
+    if about["kind"] not in get_args(Kind):
+        raise InputError(f"{path}: kind is {about['kind']!r}. Copy the folder again.")
+    return about
+
+
+def _linear(content: bytes, path: Path) -> Linear:
+    try:
+        arrays = safetensors.numpy.load(content)
+        linear = Linear(**arrays)
+    except (SafetensorError, TypeError) as error:
+        raise InputError(f"{path}: not the weights of a linear head ({error}). Copy the folder again.") from error
+    features = len(linear.mean)
+    if linear.coef.shape != (features, len(linear.intercept)) or linear.scale.shape != (features,):
+        raise InputError(f"{path}: arrays of shapes {[value.shape for value in arrays.values()]} are no linear head.")
+    return linear
+
+
+def _trees(content: bytes, path: Path, about: dict[str, Any]) -> Trees:
+    import skops.io
+
+    made = str(about.get("versions", {}).get("scikit-learn"))
+    if made.split(".")[:2] != sklearn.__version__.split(".")[:2]:
+        # Trees of another release may load and answer something else; scikit-learn promises nothing across releases.
+        raise InputError(
+            f"{path}: trees made with scikit-learn {made}, this is {sklearn.__version__}. "
+            f"Install scikit-learn {made}, or fit the head again."
+        )
+    try:
+        strange = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
+        if strange:
+            raise InputError(f"{path}: holds {min(strange)}, which no head holds. Do not use a file of unknown origin.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InconsistentVersionWarning)
+            models = skops.io.loads(content, trusted=list(TRUSTED))
+    except InputError:
+        raise
+    except Exception as error:  # skops raises what the part it stumbled over raises
+        raise InputError(f"{path}: not the trees of a head ({type(error).__name__}: {error}).") from error
+    for model in models if isinstance(models, list) and models else [models]:
+        if (met := type(model).__name__) not in ESTIMATORS or met != about["estimator"]:
+            raise InputError(f"{path}: holds a {met}, head.json says {about['estimator']}.")
+        _check_branches(model, path)
+    return Trees(tuple(models))
+
+
+def _check_branches(model: Any, path: Path) -> None:
+    """The library follows child and feature numbers without looking: wrong ones would read foreign memory."""
+    if hasattr(model, "_predictors"):
+        trees = [tree.nodes for step in model._predictors for tree in step]
+        parts = [(t["left"], t["right"], t["feature_idx"], t["is_leaf"].astype(bool)) for t in trees]
+        # Categories have tables of their own; heads have none.
+        strange = any(t["is_categorical"].any() for t in trees)
+    else:
+        parts = [
+            (t.tree_.children_left, t.tree_.children_right, t.tree_.feature, t.tree_.children_left < 0)
+            for t in model.estimators_.flat
+        ]
+        strange = False
+    for left, right, feature, leaf in parts:
+        here = np.arange(len(left))[~leaf]
+        children = np.concatenate([left[~leaf], right[~leaf]]).astype(np.int64)
+        # A child stands after its parent, so a walk ends.
+        inside = (children > np.tile(here, 2)).all() and (children < len(left)).all()
+        known = (feature[~leaf] >= 0).all() and (feature[~leaf] < model.n_features_in_).all()
+        if strange or not len(left) or not inside or not known:
+            raise InputError(f"{path}: a branch of a tree leads outside it. Copy the folder of the head again.")
