@@ -1,6 +1,5 @@
 """The core's own commands. Heavy imports wait until a command runs."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,12 @@ import tyro
 from expresser.cli import Command
 from expresser.errors import InputError
 
-Inputs = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Positional = tyro.conf.Positional
 
 
-def _group(command: Callable[[], Command], verbs: dict[str, Callable[..., None]]) -> Callable[[Sequence[str]], None]:
+def group(command: Callable[[], Command], verbs: dict[str, Callable[..., None]]) -> Callable[[Sequence[str]], None]:
+    """Runs a command of several verbs; `command` is asked late, since it is being defined."""
+
     def run(argv: Sequence[str]) -> None:
         known = command()
         tyro.extras.subcommand_cli_from_dict(
@@ -95,85 +95,6 @@ def genes_export(model: Annotated[str, Positional], *, out: Path) -> None:
     frame = gene_table(load(model))
     write_gene_table(frame, out)
     print(f"{len(frame):,} genes x {frame.shape[1] - 1} dimensions in {out}")
-
-
-# --- corpus --------------------------------------------------------------------------------------------------------------------
-
-
-def corpus_build(
-    inputs: Inputs,
-    *,
-    out: Path,
-    genes: Path | None = None,
-    layer: str | None = None,
-    obs: tuple[str, ...] = (),
-    min_genes: int = 20,
-    min_counts_kept: float = 0.6,
-    seed: int = 0,
-) -> None:
-    """Turn raw-count files into one memory-mapped corpus.
-
-    Example: expresser corpus build a.h5ad b.h5 c_mtx/ --genes genes.tsv --obs cell_type donor --out corpus
-
-    Args:
-        inputs: .h5ad, 10x .h5, 10x mtx folders, .csv/.tsv(.gz), .loom, .zarr; raw counts, any gene sets.
-        out: The corpus: a folder that does not exist yet.
-        genes: Vocabulary: genes.tsv, an HGNC table or a GTF. Without it, the union of the inputs' genes.
-        layer: Where the raw counts are: a layer's name or "raw". Without it, X.
-        obs: Columns of obs to keep.
-        min_genes: Cells with fewer non-zero genes are dropped and counted.
-        min_counts_kept: Least share of a file's counts that must belong to genes of the vocabulary.
-        seed: Of the order of cells on disk.
-    """
-    from expresser.corpus.build import build_corpus
-    from expresser.corpus.info import corpus_info, info_text
-    from expresser.genes import GeneVocab
-
-    vocab = None if genes is None else GeneVocab.read(genes)
-    with progress_bar("corpus") as report:
-        corpus = build_corpus(
-            inputs,
-            out,
-            genes=vocab,
-            layer=layer,
-            obs_columns=obs,
-            min_genes=min_genes,
-            min_counts_kept=min_counts_kept,
-            seed=seed,
-            progress=lambda stage, done, total: report(done, total),
-        )
-    print(info_text(corpus_info(corpus.path)))
-
-
-def show_corpus(
-    folder: Annotated[Path, Positional], *, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-) -> None:
-    """Say what is in a corpus.
-
-    Example: expresser corpus info corpus --json
-
-    Args:
-        folder: A corpus.
-        as_json: Print JSON.
-    """
-    from expresser.corpus.info import corpus_info, info_text
-
-    info = corpus_info(folder)
-    print(json.dumps(info, indent=1) if as_json else info_text(info))
-
-
-def corpus_verify(folder: Annotated[Path, Positional]) -> None:
-    """Check every file of a corpus against the manifest's checksums.
-
-    Example: expresser corpus verify corpus
-
-    Args:
-        folder: A corpus.
-    """
-    from expresser.corpus.verify import verify_corpus
-
-    verify_corpus(folder)
-    print(f"{folder}: whole, every checksum fits.")
 
 
 # --- models on AnnData ---------------------------------------------------------------------------------------------------------
@@ -307,13 +228,7 @@ GENES: Command = Command(
     name="genes",
     summary="Build a gene vocabulary; export a model's gene embeddings.",
     example="expresser genes export runs/small --out genes.parquet",
-    run=_group(lambda: GENES, {"build": genes_build, "export": genes_export}),
-)
-CORPUS: Command = Command(
-    name="corpus",
-    summary="Build, describe and verify a corpus of raw counts.",
-    example="expresser corpus build a.h5ad b.h5ad --out corpus",
-    run=_group(lambda: CORPUS, {"build": corpus_build, "info": show_corpus, "verify": corpus_verify}),
+    run=group(lambda: GENES, {"build": genes_build, "export": genes_export}),
 )
 EMBED: Command = Command(
     name="embed",

@@ -70,6 +70,16 @@ class DataConfig:
     """Genes of a cell shown in training, a fresh random subset each time; None: model.max_genes. Attention costs the square, and what
     is learnt from subsets holds for whole cells: validation and use show model.max_genes."""
     epochs: float = 1.0
+    """An epoch is as many cells as the training split has. Without source_weights it shows each once."""
+    source_weights: str | None = None
+    """How often sources are seen. None: each cell equally often, so a source by its size. `equal`: each source as often as another;
+    `sqrt`: by the square root of its cells; or `atlas=3,study=1`, a weight for each (`*=1` for all others). A source of n cells with
+    share s of an epoch's N cells is then passed through s N / n times an epoch, each of its cells equally often."""
+    weigh_by: str | None = None
+    """The obs column whose values source_weights weighs: tissue, donor, study … ("nan": no value); None: the input file."""
+    length_window: int | None = None
+    """Global batches whose cells are sorted by length together: less padding where a process has few cells a step, but a step is then
+    of cells of like length. None: each step a random sample."""
     max_steps: int | None = None
     """Stop after this many steps whatever the epochs say; the schedule then ends there."""
     minutes: float | None = None
@@ -133,6 +143,12 @@ class Recipe:
             ("data.global_batch", data.global_batch, data.global_batch >= 1, "1 or more"),
             ("data.max_tokens", data.max_tokens, data.max_tokens >= 1, "1 or more"),
             ("data.epochs", data.epochs, 0 < data.epochs < float("inf"), "above 0"),
+            (
+                "data.length_window",
+                data.length_window,
+                data.length_window is None or data.length_window >= 1,
+                "1 or more",
+            ),
             ("data.max_steps", data.max_steps, data.max_steps is None or data.max_steps >= 1, "1 or more"),
             ("data.minutes", data.minutes, data.minutes is None or data.minutes > 0, "above 0"),
             ("data.valid_cells", data.valid_cells, data.valid_cells >= 1, "1 or more"),
@@ -147,6 +163,10 @@ class Recipe:
             ),
             ("model.dropout", model.dropout, 0 <= model.dropout < 1, "from 0 to below 1"),
         )
+        if data.weigh_by is not None and data.source_weights is None:
+            raise InputError(
+                f"data.weigh_by is {data.weigh_by!r} without weights: say data.source_weights equal, sqrt or NAME=WEIGHT,NAME=WEIGHT…"
+            )
         for name, value, holds, rule in rules:
             if not holds:
                 raise InputError(f"{name} is {value}: it must be {rule}.")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from expresser.corpus.mixing import Mixture, weigh
 from expresser.corpus.store import Corpus, CountBatch
 from expresser.corpus.stream import permutation
 from expresser.errors import InputError
@@ -38,20 +39,15 @@ def split(corpus: Corpus, config: DataConfig, seed: int) -> Split:
     """
     if not 0.0 < config.valid_share < 1.0:
         raise InputError(f"data.valid_share is {config.valid_share}: it must lie between 0 and 1.")
-    cell_ids = corpus.cell_ids.astype(np.int64)
     n_valid = max(1, round(corpus.n_cells * config.valid_share))
     groups: tuple[str, ...] = ()
     if config.valid_by is None:
         held = np.zeros(corpus.n_cells, dtype=bool)
-        held[permutation(corpus.n_cells, seed, _SPLIT)[:n_valid]] = True
+        held[permutation(corpus.n_cells, seed, _SPLIT)[:n_valid]] = True  # by cell id: rows may be shuffled otherwise
+        rows_held = held[corpus.cell_ids]
     else:
-        if config.valid_by not in corpus.obs.columns:
-            raise InputError(
-                f"{corpus.path}: no obs column {config.valid_by!r} to split by; the corpus has "
-                f"{', '.join(map(str, corpus.obs.columns))}. Build it with --obs {config.valid_by}."
-            )
-        labels = corpus.obs[config.valid_by].astype(str).to_numpy()
-        names, sizes = np.unique(labels, return_counts=True)
+        values, labels = corpus.labels(config.valid_by)
+        names, sizes = np.array(values), np.bincount(labels, minlength=len(values))
         if names.size < 2:
             raise InputError(f"{corpus.path}: obs column {config.valid_by!r} has one value only: nothing to hold out.")
         chosen, total = [], 0
@@ -61,8 +57,7 @@ def split(corpus: Corpus, config: DataConfig, seed: int) -> Split:
             chosen.append(str(names[number]))
             total += int(sizes[number])
         groups = tuple(sorted(chosen))
-        held = np.isin(labels, chosen)
-    rows_held = held[cell_ids]
+        rows_held = np.isin(names, chosen)[labels]
     train, valid = np.flatnonzero(~rows_held), np.flatnonzero(rows_held)
     if not train.size or not valid.size:
         raise InputError(
@@ -70,6 +65,24 @@ def split(corpus: Corpus, config: DataConfig, seed: int) -> Split:
             "Choose another data.valid_share or data.valid_by."
         )
     return Split(train=train, valid=valid, groups=groups)
+
+
+def mixture(corpus: Corpus, rows: Int64[np.ndarray, " train"], config: DataConfig, seed: int) -> Mixture | None:
+    """The weighted mixture of the training cells that the configuration asks for; None where it asks for none.
+
+    Raises
+    ------
+    InputError
+        If the column does not exist, or a name or weight is wrong.
+    """
+    if config.source_weights is None:
+        return None
+    names, labels = corpus.labels(config.weigh_by or "source")
+    present, groups = np.unique(labels[rows], return_inverse=True)
+    sizes = {names[number]: int(n) for number, n in zip(present, np.bincount(groups))}
+    what = "source" if config.weigh_by is None else f"value of obs column {config.weigh_by!r}"
+    weights = weigh(config.source_weights, sizes, where=f"{what} among the training cells of {corpus.path}")
+    return Mixture(groups.astype(np.uint32), weights, seed)
 
 
 def to_cells(

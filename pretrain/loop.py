@@ -20,8 +20,9 @@ from expresser.corpus.stream import Stream
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
 from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
 from expresser.run_folder import Log, claim, flat
+from pretrain.agreement import agree
 from pretrain.config import Recipe
-from pretrain.data import split, starting_factors, starting_levels, to_cells
+from pretrain.data import mixture, split, starting_factors, starting_levels, to_cells
 from pretrain.evaluate import Held, evaluate, network, scores
 from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error, targets
@@ -123,6 +124,8 @@ def pretrain(
         max_genes=recipe.train_genes,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        order=mixture(corpus, parts.train, recipe.data, recipe.seed),
+        length_window=recipe.data.length_window or 1,
     )
     # Whatever is wrong with the recipe or the corpus has been said by now: the folder is claimed by runs that can begin.
     run_record = describe(recipe, corpus)
@@ -140,6 +143,19 @@ def pretrain(
         model.load_state_dict(checkpoint.load(start).model.state_dict())
     optimizer = adamw(model, recipe.optim)
     counters = {"cells_seen": 0, "seconds": 0.0} if start is None else load_state(start, model, optimizer)
+    agree(
+        accelerator,
+        {
+            "corpus_id": corpus.corpus_id,
+            "seed": recipe.seed,
+            "cells_seen": int(counters["cells_seen"]),
+            "global batch": plan.global_batch,
+            "steps": plan.total_steps,
+            "processes": accelerator.num_processes,
+            "data options": asdict(recipe.data),
+            "training cells": parts.train.size,
+        },
+    )
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     if recipe.tracker != "none":

@@ -24,7 +24,17 @@ VERBS = {
     "corpus": ["build", "info", "verify"],
     "genes": ["build", "export"],
     "simulate": ["cite", "multiome", "rna"],
-    "finetune": ["imputation"],
+    "finetune": [
+        "interactions",
+        "lof",
+        "dosage",
+        "gene",
+        "apply",
+        "export",
+        "annotation",
+        "annotate",
+        "imputation",
+    ],
     "translate": ["list", "fit", "predict", "embed", "evaluate", "openproblems"],
     "pretrain": ["demo", "small", "full", "paper", "paper_naive"],
 }

@@ -1,48 +1,22 @@
-"""Which cells come when: an endless, seeded order in which one integer, ``cells_seen``, is the whole state of a run's data."""
+"""Which cells a step shows: global batches of a seeded order in which one integer, ``cells_seen``, is a run's whole state of data."""
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
-from expresser.corpus.shuffle import splitmix64
+from expresser.corpus.mixing import Mixture
+from expresser.corpus.order import CellOrder, permutation
 from expresser.corpus.store import Corpus, CountBatch
+from expresser.corpus.windows import LengthWindows
 from expresser.errors import InputError
 
+__all__ = ["MicroBatch", "Step", "Stream", "cut", "permutation"]
 
-def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
-    """A random order of ``0 … n-1`` that is a function of its key alone: the same for every library version and machine."""
-    state = np.zeros(1, dtype=np.uint64)
-    for part in key:
-        state = splitmix64(state + np.uint64(part % 2**64))
-    return np.argsort(splitmix64(state + np.arange(n, dtype=np.uint64)), kind="stable")
-
-
-class CellOrder:
-    """Position ``p`` of an endless stream is cell ``order(p // n)[p mod n]``: each cell exactly once an epoch."""
-
-    def __init__(self, n_cells: int, seed: int) -> None:
-        self.n_cells, self.seed = n_cells, seed
-        self._orders: dict[int, Int64[np.ndarray, " n"]] = {}
-
-    def _order(self, epoch: int) -> Int64[np.ndarray, " n"]:
-        if epoch not in self._orders:
-            # A global batch touches two epochs at most where it is smaller than the corpus; older orders are never asked again.
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = permutation(self.n_cells, self.seed, epoch)
-        return self._orders[epoch]
-
-    def take(self, start: int, count: int) -> tuple[Int64[np.ndarray, " count"], Int64[np.ndarray, " count"]]:
-        """Cells at positions ``start … start+count-1`` and the epoch of each. Epochs run into each other: no dropped tail."""
-        positions = np.arange(start, start + count, dtype=np.int64)
-        epochs = positions // self.n_cells
-        cells = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            cells[here] = self._order(int(epoch))[positions[here] % self.n_cells]
-        return cells, epochs
+ANNOUNCED = 1024  # cells of this process whose pages are on their way from the disk at any time: 16 batches of 64
 
 
 @dataclass(frozen=True)
@@ -97,8 +71,12 @@ class Step:
 class Stream:
     """Global batches of a selection of corpus rows.
 
-    The cells of a step depend on (seed, cells_seen, global_batch) alone; processes deal them out by length, so that all have
-    about the same work. Any number of processes can go on from the ``cells_seen`` of any other.
+    The cells of a step depend on (order, cells_seen, global_batch) alone; processes deal them out by length, so that all have
+    about the same work. Any number of processes can go on from the ``cells_seen`` of any other, at once: nothing is replayed.
+
+    A map of ``cells_seen`` to what is read there, so that workers can read it as well as the thread of :meth:`steps`:
+    ``DataLoader(stream, sampler=range(start, stop, stream.global_batch), batch_size=None, num_workers=2)``. Batches then cross a
+    process boundary, which costs more than reading them: for when something slow is done to each.
 
     Parameters
     ----------
@@ -110,12 +88,16 @@ class Stream:
         A micro-batch holds at most ``max_tokens`` padded tokens; a cell shows at most ``max_genes``.
     rank, world
         This process and how many there are.
+    order
+        Where not every cell is to be seen equally often: a mixture.
+    length_window
+        Global batches whose cells are sorted by length together, see :class:`expresser.corpus.windows.LengthWindows`; 1: none.
     """
 
     def __init__(
         self,
         corpus: Corpus,
-        rows: Int64[np.ndarray, " selected"],
+        rows: Integer[np.ndarray, " selected"],
         *,
         seed: int,
         global_batch: int,
@@ -123,6 +105,8 @@ class Stream:
         max_genes: int,
         rank: int = 0,
         world: int = 1,
+        order: Mixture | None = None,
+        length_window: int = 1,
     ) -> None:
         if global_batch < world:
             raise InputError(
@@ -130,29 +114,62 @@ class Stream:
                 "Raise data.global_batch or start fewer processes."
             )
         self.corpus, self.rows = corpus, rows
-        self.global_batch, self.max_tokens = global_batch, max_tokens
+        self.global_batch, self.max_tokens, self.max_genes = global_batch, max_tokens, max_genes
         self.rank, self.world = rank, world
-        self.order = CellOrder(rows.size, seed)
-        self._lengths = np.minimum(corpus.lengths[rows].astype(np.int64), max_genes)
+        self.order: CellOrder | Mixture | LengthWindows = CellOrder(rows.size, seed) if order is None else order
+        if length_window > 1:
+            self.order = LengthWindows(
+                self.order, self._lengths, window=length_window, global_batch=global_batch, seed=seed
+            )
 
     def step(self, cells_seen: int) -> Step:
         """The step that starts at position ``cells_seen``."""
         chosen, epoch = self.order.take(cells_seen, self.global_batch)
-        lengths = self._lengths[chosen]
+        rows, lengths = self.rows[chosen].astype(np.int64, copy=False), self._lengths(chosen)
         by_length = np.argsort(-lengths, kind="stable")
         mine = by_length[self.rank :: self.world]
-        return Step(lengths=lengths, micro=cut(self.rows[chosen[mine]], epoch[mine], lengths[mine], self.max_tokens))
+        return Step(lengths=lengths, micro=cut(rows[mine], epoch[mine], lengths[mine], self.max_tokens))
 
     def steps(self, start: int, stop: int, *, ahead: int = 2) -> Iterator[tuple[Step, list[CountBatch]]]:
-        """Steps from position ``start`` while less than ``stop``, each with its cells read by a thread that works ahead."""
-        positions = range(start, stop, self.global_batch)
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            pending = [reader.submit(self._read, at) for at in positions[:ahead]]
-            for number in range(len(positions)):
-                if number + ahead < len(positions):
-                    pending.append(reader.submit(self._read, positions[number + ahead]))
-                yield pending.pop(0).result()
+        """Steps from position ``start`` while less than ``stop``, each with its cells read.
 
-    def _read(self, cells_seen: int) -> tuple[Step, list[CountBatch]]:
+        One thread reads `ahead` steps before they are asked for, and still earlier tells the system which pages it will want.
+        """
+        positions = range(start, stop, self.global_batch)
+        announced = ahead + -(-ANNOUNCED * self.world // self.global_batch)
+        planned: deque[Future[Step]] = deque()
+        ready: deque[Future[tuple[Step, list[CountBatch]]]] = deque()
+        reader = ThreadPoolExecutor(max_workers=1)
+        try:
+            for number in range(-announced, len(positions)):
+                if number + announced < len(positions):
+                    planned.append(reader.submit(self._plan, positions[number + announced]))
+                if -ahead <= number < len(positions) - ahead:
+                    ready.append(reader.submit(self._read, planned.popleft()))
+                if number >= 0:
+                    yield ready.popleft().result()
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def __getitem__(self, cells_seen: int) -> tuple[Step, list[CountBatch]]:
         step = self.step(cells_seen)
-        return step, [self.corpus.read(batch.rows) for batch in step.micro]
+        return step, self._cells(step)
+
+    def _lengths(self, chosen: Int64[np.ndarray, " cells"]) -> Int64[np.ndarray, " cells"]:
+        return np.minimum(self.corpus.lengths_of(self.rows[chosen]), self.max_genes)
+
+    def _plan(self, cells_seen: int) -> Step:
+        step = self.step(cells_seen)
+        for batch in step.micro:
+            self.corpus.announce(batch.rows)
+        return step
+
+    def _read(self, planned: "Future[Step]") -> tuple[Step, list[CountBatch]]:
+        step = planned.result()  # done: one thread works in order
+        return step, self._cells(step)
+
+    def _cells(self, step: Step) -> list[CountBatch]:
+        # One look-up for all micro-batches, which are then views of it.
+        cells = self.corpus.read(np.concatenate([batch.rows for batch in step.micro]))
+        ends = np.cumsum([batch.rows.size for batch in step.micro])
+        return [cells.slice(int(end - batch.rows.size), int(end)) for end, batch in zip(ends, step.micro)]

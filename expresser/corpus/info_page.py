@@ -1,0 +1,101 @@
+"""What is in a corpus as one self-contained page."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from expresser.corpus.histograms import Histogram
+from expresser.corpus.info import histogram_of
+from expresser.corpus.staging import bytes_text
+from expresser.plots import COLOURS, svg
+from expresser.report import Figure, Section, Table, provenance, write_report
+
+
+def info_page(info: dict[str, Any], path: Path) -> Path:
+    """Write `corpus_info`'s answer as an HTML page: histograms, sources, labels with their commonest values, origin."""
+    origin = {"corpus_id": info["corpus_id"], "format_version": info["format_version"], "dtypes": info["dtypes"]}
+    if info["derived_from"] is not None:
+        origin["derived_from"] = info["derived_from"]
+    return write_report(
+        path,
+        title=f"Corpus: {Path(info['path']).resolve().name}",
+        summary=[
+            ("cells", info["cells"]),
+            ("genes", info["genes"]),
+            ("sources", len(info["sources"])),
+            ("median counts a cell", info["depth"]["median"]),
+            ("median genes a cell", info["genes_per_cell"]["median"]),
+            ("on disk", bytes_text(info["bytes"])),
+        ],
+        sections=[_cells(info), _sources(info), *_labels(info)],
+        provenance=provenance(seed=info["seed"]) | origin | {"versions_of_the_build": info["versions"]},
+    )
+
+
+def _cells(info: dict[str, Any]) -> Section:
+    text = (
+        f"{info['nnz']:,} non-zero counts ({info['density']:.1%} of cells x genes), {info['bytes_per_cell']:,.0f} bytes "
+        f"a cell in {info['shards']} shards. Counts are raw, over the vocabulary; bins are logarithmic."
+    )
+    quantiles = pd.DataFrame({"counts": info["depth"], "genes": info["genes_per_cell"]}).T
+    figures = tuple(
+        _histogram(title, histogram_of(info, key), label)
+        for title, key, label in (
+            ("Counts a cell", "depth", "counts in the cell"),
+            ("Genes a cell", "genes_per_cell", "non-zero genes in the cell"),
+        )
+    )
+    return Section("Cells", text, (*figures, Table("Quantiles over cells", quantiles)))
+
+
+def _histogram(title: str, histogram: Histogram, label: str) -> Figure:
+    def draw(ax: Axes) -> None:
+        ax.stairs(histogram.cells, histogram.edges, fill=True, color=COLOURS[0], alpha=0.22)
+        ax.stairs(histogram.cells, histogram.edges, color=COLOURS[0], linewidth=1.6)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # most corpora span little more than a decade
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.set(xlabel=label, ylabel="cells")
+
+    numbers = pd.DataFrame(
+        {"from": histogram.edges[:-1].astype(int), "to": histogram.edges[1:].astype(int) - 1, "cells": histogram.cells}
+    )
+    return Figure(title, svg(draw), data=numbers)
+
+
+def _sources(info: dict[str, Any]) -> Section:
+    frame = pd.DataFrame(
+        {
+            "source": source["name"],
+            "cells": source["cells"],
+            **{f"dropped: {why}": source["dropped"].get(why, 0) for why in _reasons(info)},
+            "genes": source["genes"],
+            "counts kept": source["counts_kept"],
+            "median counts": source["median_depth"],
+            "median genes": source["median_genes"],
+        }
+        for source in info["sources"]
+    )
+    text = "Counts kept is the share of a file's counts that belong to genes of the vocabulary."
+    return Section("Sources", text, (Table("Inputs", frame),))
+
+
+def _reasons(info: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(why for source in info["sources"] for why in source["dropped"]))
+
+
+def _labels(info: dict[str, Any]) -> list[Section]:
+    if not info["obs"]:
+        return []
+    tables = []
+    for column, values in info["obs"].items():
+        frame = pd.DataFrame(info["commonest"][column], columns=["value", "cells"])
+        frame["share"] = frame["cells"] / info["cells"]
+        caption = f"{values['values']:,} values in all; {values['missing']:,} cells have none."
+        tables.append(Table(f"{column}: commonest values", frame, caption))
+    return [Section("Labels", "Columns of obs that were kept.", tuple(tables))]
