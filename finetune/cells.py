@@ -62,6 +62,24 @@ def read_cells(
     return CellCounts(sparse.csr_matrix(sparse.vstack(parts, format="csr")), kept, about)
 
 
+def read_corpus(
+    path: Path, vocab: GeneVocab | None = None, *, max_cells: int | None = None, seed: int = 0
+) -> CellCounts:
+    """At most `max_cells` random cells of a corpus, as counts over the vocabulary; None: the corpus's own."""
+    corpus = Corpus.open(path)
+    vocab = vocab or corpus.vocab
+    rows = choose_rows(corpus.n_cells, max_cells, seed)
+    batch = corpus.read(rows)
+    genes, values = batch.genes.astype(np.int64), batch.counts.astype(np.int64)
+    resolution = vocab.resolve(corpus.vocab.ids)
+    resolution.report(np.bincount(genes, values, minlength=len(corpus.vocab))).check(str(path))
+    token = resolution.tokens[genes]
+    known = token >= 0
+    cell = np.repeat(np.arange(len(rows)), batch.lengths)[known]
+    counts = sparse.csr_matrix((values[known], (cell, token[known])), shape=(len(rows), len(vocab)))
+    return CellCounts(counts, rows, {"name": path.name, "corpus_id": corpus.corpus_id})
+
+
 def read_reference(
     reference: Data, vocab: GeneVocab, data: sparse.csr_matrix, *, at_most: int, seed: int = 0
 ) -> CellCounts:
@@ -70,14 +88,7 @@ def read_reference(
     Such a cell would hand the baselines the truth. Cells are the same where all counts over the vocabulary are.
     """
     if isinstance(reference, str | Path) and (Path(reference) / "manifest.json").is_file():
-        corpus = Corpus.open(reference)
-        rows = choose_rows(corpus.n_cells, at_most, seed)
-        batch = corpus.read(rows)
-        token = vocab.resolve(corpus.vocab.ids).tokens[batch.genes.astype(np.int64)]
-        cell = np.repeat(np.arange(len(rows)), batch.lengths)[token >= 0]
-        shape = (len(rows), len(vocab))
-        counts = sparse.csr_matrix((batch.counts.astype(np.int64)[token >= 0], (cell, token[token >= 0])), shape=shape)
-        cells = CellCounts(counts, rows, {"name": Path(reference).name, "corpus_id": corpus.corpus_id})
+        cells = read_corpus(Path(reference), vocab, max_cells=at_most, seed=seed)
     else:
         cells = read_cells(open_source(reference), vocab, max_cells=at_most, min_genes=1, seed=seed)
     known = set(_fingerprints(data))

@@ -130,12 +130,15 @@ def _table(metrics: dict[str, Any]) -> str:
     found = metrics["embeddings"]
     order = sorted(found, key=lambda name: -found[name][columns[0]] if math.isfinite(found[name][columns[0]]) else 1.0)
     width = max(map(len, found))
-    lines = [f"{'':<{width}}  " + "  ".join(f"{name:>24}" for name in columns)]
+    # Of the best model against each baseline; another model has no entry.
+    model = next((name for name in order if found[name]["kind"] in ("model", "trained")), None)
+    said = {entry["baseline"]: entry["verdict"] for entry in metrics["comparisons"] if entry["model"] == model}
+    lines = [f"{'':<{width}}  " + "  ".join(f"{name:>24}" for name in columns) + (f"  {model} is" if said else "")]
     for name in order:
         cells = [
             f"{found[name][c]:.3f} ({found[name][f'{c}_lo']:.3f} to {found[name][f'{c}_hi']:.3f})" for c in columns
         ]
-        lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>24}" for cell in cells))
+        lines.append(f"{name:<{width}}  {'  '.join(f'{cell:>24}' for cell in cells)}  {said.get(name, '')}".rstrip())
     held = "random cells" if metrics["split"] == "random" else f"whole groups of {metrics['group']!r}"
     lines.append(
         f"{metrics['n_cells']:,} cells, {metrics['n_types']} types, {metrics['folds']} folds of {held} held out; 95 % intervals"

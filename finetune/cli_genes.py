@@ -67,6 +67,8 @@ def interactions(
 
     Example: expresser finetune interactions --embeddings runs/small --labels gene2vec_ggi --corpus corpus --out runs/ggi
 
+    Interrupted, the same command goes on where it stopped.
+
     Args:
         labels: Gene2vec's folder, STRING's protein.links.detailed, or a table of two columns of genes, with labels or not.
         out: Folder for metrics.json, predictions.parquet, report.html and heads.
@@ -111,6 +113,8 @@ def lof(
 
     Example: expresser finetune lof --embeddings runs/small --labels gnomad.v2.1.1.lof_metrics.by_gene.txt --out runs/lof
 
+    Interrupted, the same command goes on where it stopped.
+
     Args:
         labels: Constraint by gene: gnomAD v2.1.1 or v4, or ExAC.
         out: Folder for metrics.json, predictions.parquet, report.html and heads.
@@ -137,6 +141,8 @@ def dosage(
     """Tell genes that are sensitive to dosage from genes that are not.
 
     Example: expresser finetune dosage --embeddings runs/small --labels dosage_sens_tf_labels.csv --out runs/dosage
+
+    Interrupted, the same command goes on where it stopped.
 
     Args:
         labels: Two lists side by side (dosage_sensitive, dosage_insensitive), a table of genes and labels, or the list of
@@ -166,6 +172,8 @@ def gene(
     """Predict any label of genes: a number, yes or no, or one of several classes.
 
     Example: expresser finetune gene --embeddings runs/small --labels localisation.tsv --target compartment --out runs/where
+
+    Interrupted, the same command goes on where it stopped.
 
     Args:
         labels: A table with a column of genes and a column of labels.

@@ -42,6 +42,8 @@ def apply(
     if genes_file is not None:
         asked = [*(asked or []), *read_delimited(genes_file).text(0).tolist()]
     rows = None
+    if pairs is not None and asked is not None:
+        raise InputError("finetune apply: --pairs and --genes were both given; a head is of one or the other.")
     if pairs is not None:
         table = read_delimited(pairs)
         if len(table.columns) < 2:
@@ -59,7 +61,7 @@ def apply(
     if unknown := frame.attrs["unknown"]:
         from finetune.tasks.words import listed
 
-        print(f"{len(unknown):,} names have no vector: {listed(unknown, 10)}")
+        print(f"{len(unknown):,} {'name has' if len(unknown) == 1 else 'names have'} no vector: {listed(unknown, 10)}")
 
 
 def export(

@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int
 from scipy import sparse
 
 from expresser.corpus.shuffle import splitmix64
+from expresser.errors import InputError
 
 TARGET_SUM = 1e4
 _CHOOSE = 3  # purpose of the draw; 1 and 2 are those of `imputation.protocols`
@@ -41,6 +42,8 @@ def slices(n: int, size: int) -> Iterator[slice]:
 
 def choose_rows(n: int, at_most: int | None, seed: int = 0) -> Int[np.ndarray, " chosen"]:
     """At most `at_most` of n rows, rising, at random by `seed`; a larger choice contains a smaller one."""
+    if at_most is not None and at_most < 1:
+        raise InputError(f"at most {at_most} cells were asked for; give one or more.")
     if at_most is None or at_most >= n:
         return np.arange(n)
     key = splitmix64(

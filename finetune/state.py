@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from scipy import sparse
 
 from expresser.atomic import replaced
+from expresser.errors import InputError
 
 _UNSAFE = str.maketrans(dict.fromkeys("/\\ :", "_"))
 
@@ -58,6 +59,20 @@ class Store:
         shutil.rmtree(self._folder)
         if not any(self._folder.parent.iterdir()):
             self._folder.parent.rmdir()
+
+
+def check_folder(out: Path, *, what: str, task: str | None, files: Collection[str]) -> None:
+    """Raise InputError for a folder that holds anything but `files` and what `task` (of its metrics.json) left there."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file. Choose a folder for --out.")
+    if not out.is_dir():
+        return
+    strange = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in files)
+    metrics = out / "metrics.json"
+    if not strange and metrics.is_file() and json.loads(metrics.read_text()).get("task") != task:
+        strange = [metrics.name]
+    if strange:
+        raise InputError(f"{out}: exists and is not {what} (it holds {strange[0]!r}). Choose a new folder for --out.")
 
 
 def counts_sha256(counts: sparse.csr_matrix) -> str:

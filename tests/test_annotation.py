@@ -384,6 +384,12 @@ def test_the_page_and_the_metrics_say_what_was_done(cells, tmp_path):
     assert not any("both sides" in line for line in sentences(found.metrics | {"split": "donor"}))
 
 
+def test_a_folder_of_another_task_is_left_alone(cells, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"task": "dosage"}')
+    with pytest.raises(InputError, match="is not a run of finetune annotation"):
+        run_annotation(cells, label="cell_type", out=tmp_path)
+
+
 def test_an_interrupted_run_goes_on_and_says_the_same(cells, tmp_path):
     class Interrupt(Exception):
         pass

@@ -113,7 +113,7 @@ def test_apply_writes_what_the_head_says(trained, tmp_path, capsys):
     said = call(capsys, "apply", head, "--genes", "SYM110", IDS[0], "NOSUCH", "--out", tmp_path / "few.csv")
     assert "2 genes in" in said
     assert "fitted on 1 of them" in said
-    assert "1 names have no vector: NOSUCH" in said
+    assert "1 name has no vector: NOSUCH" in said
     few = pd.read_csv(tmp_path / "few.csv")
     assert few["gene_id"].tolist() == [IDS[110], IDS[0]]
     assert few["symbol"].tolist() == ["SYM110", "SYM0"]
@@ -157,6 +157,8 @@ def test_bad_input_is_one_message_and_leaves_nothing(data, trained, tmp_path, ca
     assert ".parquet, .csv or .tsv" in refused(
         capsys, "apply", trained / "heads" / "model", "--out", tmp_path / "x.txt"
     )
+    both = ["--genes", "SYM1", "--pairs", data / "pairs.csv", "--out", tmp_path / "x.csv"]
+    assert "both given" in refused(capsys, "apply", trained / "heads" / "model", *both)
     said = refused(capsys, *given(data, "gene", "labels.tsv", trained), "--repeats", 2, "--folds", 3)
     assert "choose another --out" in said
     said = refused(capsys, *given(data, "interactions", "pairs.csv", out), "--split", "shipped")
@@ -164,6 +166,32 @@ def test_bad_input_is_one_message_and_leaves_nothing(data, trained, tmp_path, ca
     assert "nothing to write" in refused(capsys, "export", "--out", out)
     assert not out.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_read_and_not_compared_is_said(data, tmp_path, capsys):
+    """Every row read is compared or accounted for, and what is not a label of the file is named too."""
+    frame = pd.read_csv(data / "pairs.csv").query("label == 1")
+    more = pd.DataFrame({"gene1": ["SYM1", "SYM2"], "gene2": ["SYM1", "NOSUCH"], "label": 1})
+    pd.concat([frame, more]).to_csv(tmp_path / "positives.csv", index=False)
+    said = call(
+        capsys, "interactions", "--embeddings", "random", "--genes", data / "genes.tsv", "--labels",
+        tmp_path / "positives.csv", "--out", tmp_path / "out", "--repeats", 1, "--folds", 2, "--preset", "linear",
+    )  # fmt: skip
+    assert f"of {len(frame) + 2:,} rows read; 1 with unknown genes; 1 of a gene with itself" in said
+    assert f"{len(frame):,} drawn as negatives" in said
+    labels = pd.DataFrame({"gene": SYMBOLS, "score": [""] * 5 + VALUE[5:].tolist()})
+    labels.to_csv(tmp_path / "gaps.csv", index=False)
+    alone = ["gene", "--embeddings", "random", "--genes", data / "genes.tsv", "--labels", tmp_path / "gaps.csv"]
+    said = call(capsys, *alone, "--out", tmp_path / "alone", "--repeats", 1, "--folds", 2)
+    assert "of 120 rows read; 5 without a value" in said
+    assert "random is" not in said  # there is nothing that it could be better than
+
+
+def test_numbers_that_make_no_run_are_refused(data, tmp_path, capsys):
+    run = given(data, "gene", "labels.tsv", tmp_path / "out")
+    assert "0 repeats" in refused(capsys, *run, "--repeats", 0)
+    assert "seed is -1" in refused(capsys, *run, "--seed", -1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *HEADS])

@@ -541,7 +541,7 @@ def test_small_classes_are_left_out(tmp_path: Path) -> None:
     assert labels.account["rare"] == 9
     genes_add_up(labels)
     few = write(tmp_path / "few.csv", "gene,place\nGENA,x\nGENB,y\nGENC,z\n")
-    refuses("of 3 classes", "0 have 10 genes", path=few, reader=read_gene_labels)
+    refuses("0 of 3 classes", "10 genes or more", "{'x': 1, 'y': 1, 'z': 1}", path=few, reader=read_gene_labels)
 
 
 def test_columns_of_genes_and_target_are_found_or_asked_for(tmp_path: Path) -> None:
@@ -688,6 +688,8 @@ def test_exac_has_symbols_and_bases(tmp_path: Path) -> None:
     refuses("'loeuf'", "['lof_z', 'pli', 'mis_z']", path=tmp_path / "exac.txt", target="loeuf", reader=read_constraint)
     path = write(tmp_path / "no.tsv", "lof_z\ttranscript\n1\tENST1\n")
     refuses("neither gene_id nor gene", path=path, reader=read_constraint)
+    path = write(tmp_path / "other.csv", "sensitive,insensitive\nGENA,GENC\n")
+    refuses("there are ['sensitive', 'insensitive']", path=path, reader=read_constraint)
 
 
 # Real files: figures measured when they were fetched

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from expresser.errors import InputError
+from expresser.metrics.intervals import resampled_interval
 from finetune.splits.dealing import numbered
 from finetune.splits.degree import degree_scores
 from finetune.splits.making import Split, audit, gene_folds, gene_holdout, inner_pairs, pair_splits
@@ -233,6 +234,38 @@ def test_too_few_genes_say_so():
         gene_folds(y.iloc[:5], kind="regression")
     with pytest.raises(InputError, match="leaves one side empty"):
         gene_holdout(y, kind="binary", share=1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tested_share_counts_genes_where_genes_are_held_out(kind):
+    """Pairs of one gene are not independent: by pairs, a fifth of the genes would count as a seventeenth."""
+    a, b, y = pairs(5)
+    shares = [split.test_share for split in pair_splits(a, b, y, kind=kind, folds=5)]
+    assert shares == pytest.approx([0.2] * 5, abs=0.03)
+
+
+@pytest.mark.slow
+def test_intervals_over_repeated_folds_of_genes_hold_the_truth():
+    """Scores with gene effects: of 60 draws some 57 should have the true AUROC inside; by share of pairs 50 had."""
+
+    def draw(genes: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        code = np.unique(np.sort(rng.integers(0, genes, (count, 2)), axis=1) @ [genes, 1])
+        a, b = (side[code // genes != code % genes] for side in (code // genes, code % genes))
+        y = rng.integers(0, 2, len(a)).astype(np.int8)
+        level, signal = rng.normal(0, 0.5, (2, genes))
+        return a, b, y, y * (0.8 + signal[a] + signal[b]) + level[a] + level[b] + rng.normal(size=len(a))
+
+    rng = np.random.default_rng(1)
+    _, _, y, score = draw(3000, 100_000, rng)
+    truth, held = roc_auc_score(y, score), 0
+    for number in range(60):
+        a, b, y, score = draw(150, 3000, rng)
+        names = [np.array([f"{number}/{gene}" for gene in side], dtype=object) for side in (a, b)]
+        splits = pair_splits(*names, y, kind="gene-disjoint", folds=5, repeats=3)
+        scores = [roc_auc_score(y[split.test], score[split.test]) for split in splits]
+        found = resampled_interval(scores, test_share=splits[0].test_share)
+        held += found.low <= truth <= found.high
+    assert held >= 55
 
 
 def test_genes_are_numbered_by_name():

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
@@ -14,11 +15,13 @@ from finetune.embeddings.built_in import random_table
 from finetune.embeddings.table import GeneTable, gene_table_of
 from finetune.heads.fitting import fit_head
 from finetune.labels import GeneLabels
+from finetune.splits.rules import Split
 from finetune.tasks.apply import apply_head
 from finetune.tasks.covariates import partial_correlation
-from finetune.tasks.genes import GeneTaskResult, run_gene_task
-from finetune.tasks.judging import LEAD, PAR, verdict
+from finetune.tasks.genes import run_gene_task
+from finetune.tasks.judging import LEAD, PAR, judge, verdict
 from finetune.tasks.report import write_task_page
+from finetune.tasks.runs import Fitted, TaskResult
 from finetune.tasks.words import sentences, text_table
 
 N, LABELLED = 240, 200
@@ -238,7 +241,7 @@ def test_a_damaged_result_of_an_interrupted_run_is_made_again(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> tuple[GeneTaskResult, object]:
+def run(tmp_path_factory) -> tuple[TaskResult, object]:
     out = tmp_path_factory.mktemp("run") / "out"
     vocab = GeneVocab.from_names(np.array(GENES, dtype=object), np.array([f"SYM{i}" for i in range(N)], dtype=object))
     return run_gene_task(labels("regression"), tables(), repeats=1, out=out, vocab=vocab), out
@@ -343,3 +346,15 @@ def test_without_a_model_the_best_table_is_spoken_of():
     assert sentences(result.metrics)[0].startswith("svd (r ")
     assert text_table(result.metrics).splitlines()[0].endswith("svd is")
     assert set(LEAD) == {"binary", "regression", "multiclass"}
+
+
+def test_a_test_set_of_fewer_genes_than_groups_leaves_out_each_gene_once():
+    """An empty group would leave nothing out, and make the interval too narrow: MAE is a mean, its interval is known."""
+    truth = np.random.default_rng(0).normal(size=10)
+    rows = np.arange(10)
+    split = Split("genes", 0, 0, np.arange(0), rows, rows[:, None])
+    guess = np.random.default_rng(1).normal(size=10)
+    found = judge("regression", truth, [split], {"a": [Fitted(guess, 0.0)]})["embeddings"]["a"]
+    error = np.abs(truth - guess)
+    wide = stats.t.ppf(0.975, 9) * error.std(ddof=1) / np.sqrt(10)
+    assert found["mae_hi"] == pytest.approx(error.mean() + wide)

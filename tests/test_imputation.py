@@ -515,6 +515,18 @@ def test_a_sample_of_cells_keeps_its_draws():
     assert same(seen["queries"], whole["queries"][choose_rows(100, 20)])
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds 'precious"):
+        run(cells(30), out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_fewer_than_one_cell_is_refused():
+    with pytest.raises(InputError, match="at most -3 cells"):
+        choose_rows(10, -3)
+
+
 def test_wrong_arguments_are_refused():
     counts = cells(20)
     with pytest.raises(InputError, match="no method 'magik'"):

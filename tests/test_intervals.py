@@ -8,7 +8,14 @@ from sklearn import metrics
 
 from expresser.errors import InputError
 from expresser.metrics.influence import influence
-from expresser.metrics.intervals import holm, jackknife_interval, jackknife_test, paired_test, resampled_interval
+from expresser.metrics.intervals import (
+    group_jackknife,
+    holm,
+    jackknife_interval,
+    jackknife_test,
+    paired_test,
+    resampled_interval,
+)
 
 SCORES = {
     "auroc": metrics.roc_auc_score,
@@ -164,6 +171,17 @@ def drawn(rng, *, genes, pairs, spread):
     guess = 0.5 * effect + 0.8 * rng.normal(size=genes)
     truth = (rng.random(len(a)) < expit(effect[a] + effect[b])).astype(np.int64)
     return a, b, truth, guess[a] + guess[b] + rng.normal(size=len(a))
+
+
+def test_leaving_out_groups_of_one_is_the_t_test_of_a_mean():
+    x = np.random.default_rng(3).normal(0.4, size=20)
+    found = group_jackknife(float(x.mean()), (x.sum() - x) / 19)
+    plain = stats.ttest_1samp(x, 0.0)
+    assert (found.low, found.high) == pytest.approx(tuple(plain.confidence_interval(0.95)))
+    assert found.p == pytest.approx(plain.pvalue)
+    assert group_jackknife(0.0, np.zeros(3)).p == 1.0
+    for whole, without in ((0.1, [0.1, 0.2]), (np.nan, [0.1, 0.2, 0.3]), (0.1, [0.1, np.nan, 0.3])):
+        assert np.isnan(group_jackknife(whole, np.array(without)).low)
 
 
 @pytest.mark.slow

@@ -73,6 +73,22 @@ def holm(p: Sequence[float] | np.ndarray) -> Float64[np.ndarray, " tests"]:
     return adjusted
 
 
+def group_jackknife(whole: float, without: Float64[np.ndarray, " groups"]) -> Paired:
+    r"""A score, or a difference, with its 95 % interval and the p of zero, from its values without each of G groups of items.
+
+    Delete-a-group jackknife: :math:`V = \frac{G - 1}{G} \sum_g (s_{-g} - \bar s)^2`, Student's t of G - 1 degrees of
+    freedom. Groups are of like size, none empty. NaN for fewer than three, and where a value is undefined.
+    """
+    count, nan = len(without), float("nan")
+    if count < 3 or np.isnan(whole) or np.isnan(without).any():
+        return Paired(float(whole), nan, nan, nan)
+    error = float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
+    if error == 0:
+        return Paired(float(whole), float(whole), float(whole), 1.0 if whole == 0 else 0.0)
+    wide = float(stats.t.ppf(0.975, count - 1)) * error
+    return Paired(float(whole), whole - wide, whole + wide, float(2 * stats.t.sf(abs(whole) / error, count - 1)))
+
+
 def jackknife_interval(score: Influence, a: Int[np.ndarray, " pairs"], b: Int[np.ndarray, " pairs"]) -> Interval:
     r"""95 % interval of a score on one fixed test set of pairs, where other genes could have been drawn.
 

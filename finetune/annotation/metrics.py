@@ -1,7 +1,5 @@
 """Scores, comparisons and predictions of an annotation run, as its files hold them."""
 
-import resource
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from finetune.annotation.data import LabelledCells
 from finetune.annotation.folds import Fold
 from finetune.annotation.rows import Row
 from finetune.annotation.scores import SCORES, Judged, class_f1, compare, pooled, summary
+from finetune.memory import peak_mb
 
 
 def summarise(
@@ -71,7 +70,7 @@ def summarise(
             for name, checkpoint in checkpoints.items()
         },
         "data": cells.source.name,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+        "peak_mb": peak_mb(),
         "classifier": None,
     }
 

@@ -3,14 +3,13 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from expresser.checkpoint import Checkpoint, load
 from expresser.errors import InputError
 from finetune.annotation.rows import BASELINES
-from finetune.embeddings.reading import split_spec
+from finetune.embeddings.reading import model_name, split_spec
 
 RANDOM = "random"
 
@@ -20,23 +19,12 @@ def load_models(models: Sequence[str]) -> dict[str, Checkpoint]:
     found: dict[str, Checkpoint] = {}
     for spec in models:
         name, where = split_spec(spec)
-        name = name or _name_of(where)
+        name = name or model_name(where)
         if name in found or name in BASELINES or name.split(" ")[0] == RANDOM:
             taken = f"two models are called {name!r}" if name in found else f"{name!r} is the name of a baseline"
             raise InputError(f"models: {taken}. Give another: NAME={where}.")
         found[name] = load(where)
     return found
-
-
-def _name_of(where: str) -> str:
-    """The folder's name, or the run's where the folder is its last model or one of its checkpoints; of a hub id the second part."""
-    path = Path(where)
-    if not path.is_dir():
-        return where.rpartition("/")[2].partition("@")[0]
-    path = path.resolve()
-    if path.parent.name == "checkpoints":
-        return path.parent.parent.name
-    return path.parent.name if path.name == "model" else path.name
 
 
 @dataclass(frozen=True, eq=False)

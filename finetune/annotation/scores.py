@@ -65,7 +65,7 @@ def summary(judged: Judged, test_share: float) -> dict[str, float]:
     found: dict[str, float] = {}
     for score in SCORES:
         values = judged.by_fold[score].to_numpy(dtype=np.float64)
-        interval = resampled_interval(values[np.isfinite(values)], test_share=test_share)
+        interval = resampled_interval(values, test_share=test_share)
         found[score] = interval.value
         # An interval of a mean of shares: what lies outside 0 to 1 is not possible.
         found |= {f"{score}_lo": max(interval.low, 0.0), f"{score}_hi": min(interval.high, 1.0)}
@@ -95,8 +95,7 @@ def compare(
             entry: dict[str, Any] = {"model": mine, "baseline": other}
             for score in SCORES:
                 a, b = (judged[name].by_fold[score].to_numpy(dtype=np.float64) for name in (mine, other))
-                both = np.isfinite(a) & np.isfinite(b)
-                test = paired_test(a[both], b[both], test_share=test_share)
+                test = paired_test(a, b, test_share=test_share)
                 entry |= {
                     f"{score}_difference": test.difference,
                     f"{score}_lo": test.low,

@@ -25,9 +25,11 @@ from finetune.annotation.report import Drawings, write_page
 from finetune.annotation.rows import BASELINES, Row, baseline_rows, embedding_row
 from finetune.annotation.scores import Judged, judge, pooled
 from finetune.annotation.training import trained_row
-from finetune.state import Result, Store, model_sha256
+from finetune.state import Result, Store, check_folder, model_sha256
 
 Progress = Callable[[int, int], None]
+
+_FILES = ("classifier", "metrics.json", "predictions.parquet", "report.html", "run.json", "state")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +103,13 @@ def run_annotation(
     InputError
         For input that cannot be judged (see `read_labelled`), models that cannot be loaded or have one name.
     """
-    if folds < 2 or repeats < 1:
-        raise InputError(f"folds is {folds} and repeats {repeats}; give at least 2 folds and 1 repeat.")
+    if folds < 2 or repeats < 1 or seed < 0:
+        raise InputError(
+            f"folds is {folds}, repeats {repeats}, seed {seed}; give at least 2 folds and 1 repeat, and no negative seed."
+        )
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_folder(folder, what="a run of finetune annotation", task="annotation", files=_FILES)
     options = replace(tuning or FineTuning(), blocks=finetune_blocks, max_tokens=max_tokens)
     checkpoints = load_models(models)
     for checkpoint in checkpoints.values():
@@ -120,9 +127,6 @@ def run_annotation(
         min_genes=min_genes,
         seed=seed,
     )
-    folder = None if out is None else Path(out)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file. Choose a folder for --out.")
     config = {
         "label": label,
         "group": group,

@@ -15,8 +15,8 @@ from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.factors import gene_factors
 from expresser.genes import GeneVocab
-from finetune.cells import read_cells
-from finetune.counts import TARGET_SUM, cells_of, choose_rows, totals
+from finetune.cells import read_cells, read_corpus
+from finetune.counts import TARGET_SUM, cells_of, totals
 from finetune.embeddings.ppmi import ppmi_vectors
 from finetune.embeddings.reading import BUILT_IN, read_table, split_spec
 from finetune.embeddings.table import GeneTable, gene_table_of
@@ -40,18 +40,8 @@ def read_counts(
         return read_cells(source, vocab, max_cells=max_cells, min_genes=1, seed=seed).counts, vocab
     if layer is not None:
         raise InputError(f"{data}: a corpus holds raw counts alone and has no layer {layer!r}: leave --layer away.")
-    corpus = Corpus.open(data)
-    vocab = vocab or corpus.vocab
-    rows = choose_rows(corpus.n_cells, max_cells, seed)
-    batch = corpus.read(rows)
-    resolution = vocab.resolve(corpus.vocab.ids)
-    token = resolution.tokens[batch.genes.astype(np.int64)]
-    weights = batch.counts.astype(np.float64)
-    per_name = np.bincount(batch.genes.astype(np.int64), weights, minlength=len(corpus.vocab))
-    resolution.report(per_name).check(str(data))
-    known = token >= 0
-    entries = (np.repeat(np.arange(len(rows)), batch.lengths)[known], token[known])
-    counts = sparse.csr_matrix((batch.counts.astype(np.int64)[known], entries), shape=(len(rows), len(vocab)))
+    vocab = vocab or Corpus.open(data).vocab
+    counts = read_corpus(data, vocab, max_cells=max_cells, seed=seed).counts
     return sparse.csr_matrix(counts[np.diff(counts.indptr) > 0]), vocab
 
 
@@ -134,6 +124,8 @@ def open_tables(
         )
     if d is not None:
         _check_width(d)
+    if seed < 0:
+        raise InputError(f"seed is {seed}; a seed is zero or more.")
     tables = [read_table(spec, vocab) for spec, (_, where) in zip(specs, asked) if where not in BUILT_IN]
     built = [(name or where, where) for name, where in asked if where in BUILT_IN]
     names = [table.name for table in tables] + [name for name, _ in built]

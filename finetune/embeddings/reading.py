@@ -57,7 +57,7 @@ def read_table(spec: str, vocab: GeneVocab | None) -> GeneTable:
         raise InputError(f"{where}: a built-in table is computed from counts, not read. Open it with open_tables.")
     else:
         rows, about = _read_model(where)
-        name = name or _model_name(where)
+        name = name or model_name(where)
     return _resolved(name, rows, vocab, about)
 
 
@@ -113,10 +113,13 @@ def _known_or_hub(where: str) -> None:
     )
 
 
-def _model_name(where: str) -> str:
+def model_name(where: str) -> str:
+    """What a model is called: the folder's name, the run's where it is its last model or a checkpoint, the last part of a hub id."""
     if not Path(where).is_dir():
         return where.rpartition("/")[2].partition("@")[0]
     folder = Path(where).resolve()
+    if folder.parent.name == "checkpoints":
+        return folder.parent.parent.name
     return folder.parent.name if folder.name == "model" else folder.name  # every run calls its last model "model"
 
 

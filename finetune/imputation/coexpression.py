@@ -137,7 +137,9 @@ def sentence(words: Mapping[str, Said]) -> str:
             "left."
         )
     if names := by["keeps"]:
-        lines.append(f"{_list(names)} {'invents' if len(names) == 1 else 'invent'} none to speak of.")
+        verb = "invents" if len(names) == 1 else "invent"
+        what = "none" if by["invents"] else "no correlation between unrelated genes"
+        lines.append(f"{_list(names)} {verb} {what} to speak of.")
     return " ".join(lines)
 
 

@@ -19,7 +19,7 @@ from finetune.imputation.checks import Check, Checks, wanted
 from finetune.imputation.parts import MODEL, Comparison
 from finetune.imputation.report import write_page
 from finetune.imputation.verdicts import DECIDING
-from finetune.state import Result, Store, counts_sha256, model_sha256
+from finetune.state import Result, Store, check_folder, counts_sha256, model_sha256
 
 ProtocolName = Literal["dropout", "mcv"]
 Predict = Callable[..., np.ndarray]
@@ -121,6 +121,11 @@ def run_imputation(
         For input that is no raw count matrix or of another species, unknown methods or checks, no cell left, nothing
         dropped, a label that is not there.
     """
+    out = None if out is None else Path(out)
+    if out is not None:
+        check_folder(
+            out, what="a run of finetune imputation", task=None, files=("metrics.json", "report.html", "state")
+        )
     if protocol not in DECIDING:
         raise InputError(f"protocol is {protocol!r}; there are {', '.join(map(repr, DECIDING))}.")
     known: Mapping[str, object] = BASELINES if protocol == "dropout" else molecular_cv.METHODS
@@ -149,7 +154,6 @@ def run_imputation(
         mcv_genes=mcv_genes,
         checks=Checks.of(asked_for, checks is not None, label, cells, source),
     )
-    out = None if out is None else Path(out)
     store = Store(out, None if out is None else _key(comparison, checkpoint, label))
     found: dict[str, dict[str, Result]] = {}
     total = sum(1 for _ in comparison.parts())

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int, Num
-from scipy import stats
 
-from expresser.metrics.intervals import Interval
+from expresser.metrics.intervals import Interval, group_jackknife
 
 Direction = Literal["min", "max"]
 Said = Literal["beats", "on a par", "behind", "undecided"]  # the model, to the baseline
@@ -78,16 +77,11 @@ def interval(mine: Sequence[GroupSums], its: Sequence[GroupSums], score: str) ->
     """
     whole = [_score(score, s.values.sum(axis=1, keepdims=True))[0] for s in (*mine, *its)]
     here = [s.without(score) for s in (*mine, *its)]
-    groups = len(here[0])
-    if groups < 3 or any(len(row) != groups for row in here):
+    if any(len(row) != len(here[0]) for row in here):
         return None
     apart = np.mean(here[: len(mine)], axis=0) - np.mean(here[len(mine) :], axis=0)
-    difference = float(np.mean(whole[: len(mine)]) - np.mean(whole[len(mine) :]))
-    if np.isnan(apart).any() or np.isnan(difference):
-        return None
-    error = np.sqrt((groups - 1) / groups * ((apart - apart.mean()) ** 2).sum())
-    wide = float(stats.t.ppf(0.975, groups - 1) * error)
-    return Interval(difference, difference - wide, difference + wide)
+    found = group_jackknife(float(np.mean(whole[: len(mine)]) - np.mean(whole[len(mine) :])), apart)
+    return None if np.isnan(found.p) else Interval(found.difference, found.low, found.high)
 
 
 def _score(score: str, sums: Float64[np.ndarray, "9 groups"]) -> Float64[np.ndarray, " groups"]:

@@ -43,8 +43,8 @@ def read_constraint(
     table = read_delimited(path, keep=every)
     if table.find("gene_id", "gene") is None:
         raise InputError(
-            f"{path}: neither gene_id nor gene is a column ({list(table.columns)[:8]}). Give gnomAD's or ExAC's table "
-            "of constraint by gene."
+            f"{path}: neither gene_id nor gene is a column; there are {list(read_delimited(path, header=True).columns)[:8]}. "
+            "Give gnomAD's or ExAC's table of constraint by gene."
         )
     place = table.find(target, *TARGETS.get(target.lower(), ()))
     if place is None:

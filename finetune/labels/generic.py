@@ -96,8 +96,8 @@ def label_genes(
         kept, at, rare = kept[inside], at[inside], int((~inside).sum())
         if kept.nunique() < 2:
             raise InputError(
-                f"{path}: of {len(sizes)} classes of {name!r} {kept.nunique()} have {MIN_CLASS} genes or more, two are "
-                f"needed (the largest: {dict(sizes.head(5))}). Give a column of classes, or merge small ones."
+                f"{path}: {kept.nunique()} of {len(sizes)} classes of {name!r} have {MIN_CLASS} genes or more, and two are "
+                f"needed (the largest: {sizes.head(5).to_dict()}). Give a column of classes, or merge small ones."
             )
     kept = kept.astype({"regression": np.float64, "binary": np.int8, "multiclass": object}[kind])
     require_variety(kept, f"{path}: {len(kept)} genes with a known name and a value of {name!r} are left")

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Integer, UInt64
 
+from expresser.errors import InputError
+
 
 def numbered(
     a: Sequence[str] | np.ndarray, b: Sequence[str] | np.ndarray
@@ -27,6 +29,8 @@ def units(genes: Integer[np.ndarray, "items of_item"]) -> Int64[np.ndarray, " it
 
 def keys_of(names: np.ndarray, seed: int, repeat: int) -> UInt64[np.ndarray, " genes"]:
     """A random number of each name: the same in whatever order and company it stands."""
+    if seed < 0:
+        raise InputError(f"seed is {seed}; a seed is zero or more.")
     start = hashlib.blake2b(f"{seed}/{repeat}/".encode(), digest_size=8)
     digests = []
     for name in names:

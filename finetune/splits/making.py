@@ -30,6 +30,8 @@ def gene_folds(y: pd.Series, *, kind: str, folds: int = 5, repeats: int = 20, se
     """
     genes = _numbered_genes(y)
     names = y.index.to_numpy(dtype=object)
+    if repeats < 1:
+        raise InputError(f"{repeats} repeats of cross-validation: give one or more.")
     if folds < 2 or len(y) < 2 * folds:
         raise InputError(f"{folds} folds of {len(y)} genes: give 2 folds or more, and at least 2 genes for each.")
     value = pd.factorize(y, sort=True)[0] if kind != "regression" else y.to_numpy(dtype=np.float64)

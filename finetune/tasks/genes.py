@@ -1,7 +1,7 @@
 """Properties of genes from their vectors alone: dosage sensitivity, intolerance of loss of function, any label of your own."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,18 @@ from expresser.record import write_metrics
 from finetune.embeddings.table import GeneTable
 from finetune.heads.fitting import Preset, fit_head
 from finetune.labels import GeneLabels
+from finetune.memory import peak_mb
 from finetune.splits.making import gene_folds, gene_holdout
 from finetune.splits.rules import Split
 from finetune.state import Store
 from finetune.tasks.apply import save_head
 from finetune.tasks.covariates import covariate_features, given_covariates, plain_covariates
 from finetune.tasks.inputs import Compared, compare, lacking_genes
-from finetune.tasks.judging import LEAD, judge
+from finetune.tasks.judging import judge, score_frame
 from finetune.tasks.report import write_task_page
-from finetune.tasks.runs import Fitted, Progress, Row, Steps, fingerprint, open_run, peak_mb, run_rows
+from finetune.tasks.runs import Fitted, Progress, Row, Steps, TaskResult, fingerprint, open_run, run_rows
 
 FEW_GENES = 2000  # below this many a single five-fold split is too noisy to rank tables, and a fit costs little
-
-
-@dataclass(frozen=True, eq=False)
-class GeneTaskResult:
-    """scores: index table. predictions: of each test gene of each fold, index gene_id. metrics: what metrics.json holds.
-
-    resumed: how many fits an interrupted run had left in the folder; finished: the folder held the whole run already.
-    """
-
-    scores: pd.DataFrame
-    predictions: pd.DataFrame
-    metrics: dict[str, Any]
-    resumed: int = 0
-    finished: bool = False
 
 
 def run_gene_task(
@@ -56,7 +43,7 @@ def run_gene_task(
     vocab: GeneVocab | None = None,
     task: str = "gene",
     companions: Sequence[str] = ("loeuf",),
-) -> GeneTaskResult:
+) -> TaskResult:
     """How well each table of gene vectors tells what is known of genes it was not fitted on.
 
     All tables are compared on the genes that all of them hold, in the same folds: a gene is on one side only, classes
@@ -116,7 +103,7 @@ def run_gene_task(
         store, done = open_run(folder, task=task, labels=label_mark, tables=marks, config=config, seed=seed)
         if done is not None:
             predictions = pd.read_parquet(folder / "predictions.parquet").set_index("gene_id")
-            return GeneTaskResult(_frame(done), predictions, done, finished=True)
+            return TaskResult(score_frame(done), predictions, done, finished=True)
 
     targets = [labelled, *_companions(labelled, companions)]
     rows = {target.name: _rows(target, compared, preset=preset, seed=seed) for target in targets}
@@ -164,7 +151,7 @@ def run_gene_task(
         write_metrics(folder / "metrics.json", metrics)
         write_task_page(folder / "report.html", metrics, predictions, run=folder / "run.json")
         store.clear()
-    return GeneTaskResult(_frame(metrics), predictions, metrics, resumed=store.found)
+    return TaskResult(score_frame(metrics), predictions, metrics, resumed=store.found)
 
 
 def _rows(labels: GeneLabels, compared: Compared, *, preset: Preset, seed: int) -> list[Row]:
@@ -300,9 +287,3 @@ def _check(labels: GeneLabels, compared: Compared) -> None:
             f"{shared} are among the {len(compared.genes):,} that all embeddings hold (such as "
             f"{', '.join(compared.genes[:3])}). Give --genes, so that symbols and ids become one, or other tables."
         )
-
-
-def _frame(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    frame = pd.DataFrame.from_dict(metrics["embeddings"], orient="index")
-    frame.index.name = "table"
-    return frame.sort_values(LEAD[metrics["kind"]], ascending=False, kind="stable")

@@ -1,7 +1,6 @@
 """Which genes, or proteins, interact: pairs told from the vectors of their genes, beside what a pair's degrees alone tell."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from finetune.embeddings.table import GeneTable
 from finetune.heads.fitting import Head, Preset, fit_head, form_of
 from finetune.heads.pair_features import Form, pair_features
 from finetune.labels import PairLabels
+from finetune.memory import peak_mb
 from finetune.splits.dealing import numbered
 from finetune.splits.degree import degree_scores
 from finetune.splits.making import PairSplit, audit, inner_pairs, pair_splits
@@ -24,28 +24,14 @@ from finetune.splits.rules import Split
 from finetune.state import Store
 from finetune.tasks.apply import save_head
 from finetune.tasks.inputs import Compared, compare, lacking_pairs
-from finetune.tasks.judging import LEAD, judge
+from finetune.tasks.judging import judge, score_frame
 from finetune.tasks.report import write_task_page
-from finetune.tasks.runs import Fitted, Progress, Row, Steps, fingerprint, open_run, peak_mb, run_rows
+from finetune.tasks.runs import Fitted, Progress, Row, Steps, TaskResult, fingerprint, open_run, run_rows
 
 SplitChoice = Literal["auto", "all", "gene-disjoint", "semi-disjoint", "random", "shipped"]
 
 DEGREE = "degree"  # the row that knows of a gene only how often it interacts in training
 TASK = "interactions"
-
-
-@dataclass(frozen=True, eq=False)
-class PairTaskResult:
-    """scores: of the headline split, index table. predictions: of each test pair. metrics: what metrics.json holds.
-
-    resumed: how many fits an interrupted run had left in the folder; finished: the folder held the whole run already.
-    """
-
-    scores: pd.DataFrame
-    predictions: pd.DataFrame
-    metrics: dict[str, Any]
-    resumed: int = 0
-    finished: bool = False
 
 
 def run_pair_task(
@@ -61,7 +47,7 @@ def run_pair_task(
     progress: Progress | None = None,
     save_heads: bool = True,
     vocab: GeneVocab | None = None,
-) -> PairTaskResult:
+) -> TaskResult:
     """How well each table of gene vectors tells interacting pairs from others.
 
     All tables are compared on the pairs whose genes all of them hold. The row ``degree`` and the audit of each split
@@ -117,7 +103,7 @@ def run_pair_task(
     if folder is not None:
         store, done = open_run(folder, task=TASK, labels=label_mark, tables=marks, config=config, seed=seed)
         if done is not None:
-            return PairTaskResult(_frame(done), pd.read_parquet(folder / "predictions.parquet"), done, finished=True)
+            return TaskResult(score_frame(done), pd.read_parquet(folder / "predictions.parquet"), done, finished=True)
 
     rows = _rows(kept, compared, form=form, preset=preset, seed=seed)
     saved = _with_heads(tables) if folder is not None and save_heads else []
@@ -157,7 +143,7 @@ def run_pair_task(
         write_metrics(folder / "metrics.json", metrics)
         write_task_page(folder / "report.html", metrics, together, run=folder / "run.json")
         store.clear()
-    return PairTaskResult(_frame(metrics), together, metrics, resumed=store.found)
+    return TaskResult(score_frame(metrics), together, metrics, resumed=store.found)
 
 
 def _kinds(labels: PairLabels, split: SplitChoice, preset: Preset) -> list[PairSplit]:
@@ -307,9 +293,3 @@ def _check(labels: PairLabels, compared: Compared) -> None:
             f"genes among the {len(compared.genes):,} that all embeddings hold (such as {', '.join(compared.genes[:3])}). "
             "Give --genes, so that symbols and ids become one, or other tables."
         )
-
-
-def _frame(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    frame = pd.DataFrame.from_dict(metrics["embeddings"], orient="index")
-    frame.index.name = "table"
-    return frame.sort_values(LEAD["binary"], ascending=False, kind="stable")

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float64
-from scipy import stats
+import pandas as pd
 
 from expresser.metrics.influence import ScoreName, influence
 from expresser.metrics.intervals import (
     Interval,
     Paired,
+    group_jackknife,
     holm,
     jackknife_interval,
     jackknife_test,
@@ -133,33 +133,24 @@ class _Pairs:
 
 
 class _Genes:
-    """Scores of one row on one test set of genes, and again without each of twenty groups of them."""
+    """Scores of one row on one test set of genes, and again without each of `GROUPS` groups of them."""
 
     def __init__(self, splits: Sequence[Split], fits: Sequence[Fitted], score: Score) -> None:
         (split,), (one,) = splits, fits
         # The same groups for every row: what is left of two rows can be subtracted.
-        group = np.random.default_rng(0).permutation(len(split.test)) % GROUPS
-        kept = [np.ones(len(group), dtype=bool), *(group != number for number in range(GROUPS))]
+        groups = min(GROUPS, len(split.test))
+        group = np.random.default_rng(0).permutation(len(split.test)) % groups
+        kept = [np.ones(len(group), dtype=bool), *(group != number for number in range(groups))]
         each = [score(split.test[rows], one.prediction[rows]) for rows in kept]
         self.values = {name: np.array([part[name] for part in each]) for name in each[0]}
 
     def intervals(self) -> dict[str, Interval]:
-        found = {name: _jackknife(values) for name, values in self.values.items()}
+        found = {name: group_jackknife(values[0], values[1:]) for name, values in self.values.items()}
         return {name: Interval(one.difference, one.low, one.high) for name, one in found.items()}
 
     def against(self, other: Any, score: str) -> Paired:
-        return _jackknife(self.values[score] - other.values[score])
-
-
-def _jackknife(values: Float64[np.ndarray, " whole_and_groups"]) -> Paired:
-    """The delete-a-group jackknife: the first value is of all items, the others of all without one group."""
-    whole, without = float(values[0]), values[1:]
-    count = len(without)
-    error = float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
-    if error == 0:
-        return Paired(whole, whole, whole, float(whole == 0))
-    wide = float(stats.t.ppf(0.975, count - 1)) * error
-    return Paired(whole, whole - wide, whole + wide, float(2 * stats.t.sf(abs(whole) / error, count - 1)))
+        apart = self.values[score] - other.values[score]
+        return group_jackknife(apart[0], apart[1:])
 
 
 def _entry(intervals: Mapping[str, Interval]) -> dict[str, Any]:
@@ -187,6 +178,12 @@ def _compared(score: str, found: Mapping[str, Paired]) -> dict[str, dict[str, An
         }
         for (other, pair), p in zip(found.items(), adjusted, strict=True)
     }
+
+
+def score_frame(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """Tables from best to worst by the deciding score, a column a score."""
+    frame = pd.DataFrame.from_dict(metrics["embeddings"], orient="index").rename_axis("table")
+    return frame.sort_values(LEAD[metrics["kind"]], ascending=False, kind="stable")
 
 
 def verdict(pair: Paired, p_holm: float) -> str:

@@ -1,8 +1,7 @@
-"""What gene and pair tasks share: fits that outlive an interruption, their seconds, and the memory they took."""
+"""What gene and pair tasks share: fits that outlive an interruption, and their seconds."""
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,22 @@ class Fitted:
 
     prediction: np.ndarray
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class TaskResult:
+    """What a task found.
+
+    scores: of the headline split, index table. predictions: of each test item of each fold; of genes, index gene_id.
+    metrics: what metrics.json holds. resumed: how many fits an interrupted run had left in the folder; finished: the
+    folder held the whole run already.
+    """
+
+    scores: pd.DataFrame
+    predictions: pd.DataFrame
+    metrics: dict[str, Any]
+    resumed: int = 0
+    finished: bool = False
 
 
 class Steps:
@@ -123,13 +138,3 @@ def open_run(
     if done.is_file() and (out / "predictions.parquet").is_file() and (out / "report.html").is_file():
         return Store(None, None), dict(json.loads(done.read_text()))
     return Store(out, record["config"]), None
-
-
-def peak_mb() -> float | None:
-    """The most memory that this process has held so far, in MB, before the run too; None where the system keeps no count."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

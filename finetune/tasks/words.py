@@ -107,14 +107,14 @@ def text_table(metrics: Mapping[str, Any]) -> str:
     order = ranked(metrics)
     columns = [score for score in scores_shown(metrics) if any(_is(entries[name].get(score)) for name in order)]
     spoken = speakers(metrics)
-    model = spoken[0] if spoken else None
+    model = spoken[0] if spoken and metrics["comparisons"].get(spoken[0]) else None
     width = max(map(len, order))
     heads = [f"{name_of(c):>22}" if c == lead else f"{name_of(c):>18}" for c in columns]
     lines = [f"{'':<{width}}  " + "  ".join(heads) + (f"  {model} is" if model else "")]
     for name in order:
         cells = [shown(entries[name], c) if c == lead else _plain(entries[name].get(c)) for c in columns]
         padded = [f"{cell:>22}" if c == lead else f"{cell:>18}" for c, cell in zip(columns, cells, strict=True)]
-        verdict = metrics["comparisons"].get(model, {}).get(name, {}).get("verdict", "") if model else ""
+        verdict = metrics["comparisons"][model].get(name, {}).get("verdict", "") if model else ""
         lines.append(f"{name:<{width}}  " + "  ".join(padded) + (f"  {verdict}" if verdict else ""))
     if caution := _caution(metrics):
         lines.append(caution)
@@ -199,18 +199,24 @@ def account_text(metrics: Mapping[str, Any]) -> str:
     what = "pairs" if metrics["n_pairs"] else "genes"
     kept = metrics["n_pairs"] or metrics["n_genes"]
     parts = [f"{kept:,} labelled {what} compared" + (f", of {read:,} rows read" if read else "")]
-    for key in ("unknown_genes", "repeated", "both_strands", "contradictory", "outside_tables"):
-        if account.get(key):
-            parts.append(f"{account[key]:,} {_LOST[key]}")
+    parts += [f"{account[key]:,} {words}" for key, words in _ACCOUNT.items() if account.get(key)]
+    if without := metrics.get("without_covariates"):
+        parts.append(f"{without:,} without {' or '.join(metrics['covariates'])}")
     return "; ".join(parts)
 
 
-_LOST = {
+_ACCOUNT = {
+    "missing": "without a value",
     "unknown_genes": "with unknown genes",
+    "self_pairs": "of a gene with itself",
     "repeated": "repeated",
     "both_strands": "repeated in the other order",
+    "repeated_across_parts": "repeated in another part of the shipped split",
     "contradictory": "contradictory",
+    "rare": "of classes with few genes",
+    "set_aside": "set aside",
     "outside_tables": "lost since a table lacks the gene",
+    "drawn": "drawn as negatives",
 }
 
 
