@@ -1,6 +1,7 @@
 """The ``expresser corpus`` commands. Heavy imports wait until a command runs."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,10 +27,13 @@ def corpus_build(
     min_genes: int = 20,
     min_counts_kept: float = 0.6,
     seed: int = 0,
+    deduplicate: Literal["barcode", "source", "counts"] | None = None,
+    source_column: str | None = None,
+    workers: int | None = None,
 ) -> None:
-    """Turn raw-count files into one memory-mapped corpus.
+    """Turn raw-count files into one memory-mapped corpus; after a kill or Ctrl-C the same command goes on.
 
-    Example: expresser corpus build a.h5ad b.h5 c_mtx/ --genes genes.tsv --obs cell_type donor --out corpus
+    Example: expresser corpus build a.h5ad b.h5 c_mtx/ --genes genes.tsv --obs cell_type donor --workers 8 --out corpus
 
     Args:
         inputs: .h5ad, 10x .h5, 10x mtx folders, .csv/.tsv(.gz), .loom, .zarr; raw counts, any gene sets.
@@ -40,6 +44,9 @@ def corpus_build(
         min_genes: Cells with fewer non-zero genes are dropped and counted.
         min_counts_kept: Least share of a file's counts that must belong to genes of the vocabulary.
         seed: Of the order of cells on disk.
+        deduplicate: Keep the first of cells with barcode and counts alike (barcode), source and barcode (source), counts (counts).
+        source_column: With --deduplicate source: the obs column that names the study or sample. Without it, the file.
+        workers: Processes that read files at once; the corpus is the same. Without it, one a core, or one for less than 200 MB.
     """
     from expresser.corpus.build import build_corpus
     from expresser.corpus.info import corpus_info, info_text
@@ -56,9 +63,49 @@ def corpus_build(
             min_genes=min_genes,
             min_counts_kept=min_counts_kept,
             seed=seed,
-            progress=lambda stage, done, total: report(done, total),
+            deduplicate=deduplicate,
+            source_column=source_column,
+            workers=_workers(workers, inputs),
+            progress=lambda stage, done, total: report(done, total, stage),
         )
     print(info_text(corpus_info(corpus.path)))
+
+
+def corpus_append(folder: Folder, inputs: Inputs, *, workers: int | None = None) -> None:
+    """Add raw-count files to a corpus by the rules it was built with, without writing its shards anew.
+
+    Example: expresser corpus append corpus new.h5ad
+
+    Args:
+        folder: A corpus that was built, not a split or subset of one.
+        inputs: Files that are not in it yet. Genes it does not know are dropped and counted.
+        workers: Processes that read files at once. Without it, one a core, or one alone for less than 200 MB.
+    """
+    from expresser.corpus.append import append_corpus, lost_counts
+    from expresser.corpus.info import corpus_info, info_text
+
+    with progress_bar("append") as report:
+        corpus = append_corpus(
+            folder,
+            inputs,
+            workers=_workers(workers, inputs),
+            progress=lambda stage, done, total: report(done, total, stage),
+        )
+    print(info_text(corpus_info(corpus.path)))
+    for name, share in lost_counts(corpus):
+        print(
+            f"{name}: {share:.0%} of the counts are of genes that the corpus does not know. A build of all inputs would keep them."
+        )
+
+
+def _workers(asked: int | None, inputs: tuple[Path, ...]) -> int:
+    """As asked; else a process a core, which each take seconds to start."""
+    if asked is not None:
+        if asked < 1:
+            raise InputError(f"--workers is {asked}; at least one is needed.")
+        return asked
+    size = sum(path.stat().st_size for path in inputs if path.is_file())
+    return 1 if size < 200_000_000 else os.cpu_count() or 1
 
 
 def corpus_info_command(
@@ -232,6 +279,7 @@ def corpus_pull(url: Annotated[str, Positional], *, out: Path, threads: int = 8)
 
 _VERBS: dict[str, Callable[..., None]] = {
     "build": corpus_build,
+    "append": corpus_append,
     "info": corpus_info_command,
     "verify": corpus_verify,
     "split": corpus_split,
@@ -241,7 +289,7 @@ _VERBS: dict[str, Callable[..., None]] = {
 }
 CORPUS: Command = Command(
     name="corpus",
-    summary="Build, describe, verify, split and share a corpus of raw counts.",
+    summary="Build, extend, describe, verify, split and share a corpus of raw counts.",
     example="expresser corpus build a.h5ad b.h5ad --out corpus",
     run=group(lambda: CORPUS, _VERBS),
 )

@@ -21,7 +21,7 @@ from expresser.genes import GeneVocab
 NAMES = ["corpus", "demo", "embed", "finetune", "genes", "impute", "pretrain", "simulate", "translate"]
 # Sub-commands by command; none where a command has a single form.
 VERBS = {
-    "corpus": ["build", "info", "verify"],
+    "corpus": ["build", "append", "info", "verify", "split", "subset", "push", "pull"],
     "genes": ["build", "export"],
     "simulate": ["cite", "multiome", "rna"],
     "finetune": [

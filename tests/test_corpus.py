@@ -515,7 +515,7 @@ def test_bad_inputs(good: anndata.AnnData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["read", "write"])
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_build_leaves_nothing(
+def test_an_interrupted_build_leaves_nothing_but_finished_work(
     good: anndata.AnnData, tmp_path: Path, stage: str, signal: type[BaseException]
 ) -> None:
     def stop(now: str, done: int, total: int) -> None:
@@ -523,9 +523,16 @@ def test_an_interrupted_build_leaves_nothing(
             assert len(list(tmp_path.iterdir())) == 1
             raise signal
 
+    out = tmp_path / "a" / "corpus"
     with pytest.raises(signal):
-        build_corpus([good], tmp_path / "a" / "corpus", genes=VOCAB, progress=stop)
-    assert list(tmp_path.iterdir()) == []
+        build_corpus([good], out, genes=VOCAB, progress=stop)
+    if signal is RuntimeError or stage == "read":  # an error in the program, or no input was finished
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert [path.name for path in out.parent.iterdir()] == [".corpus.building"]
+        went_on = build_corpus([good], out, genes=VOCAB)
+        assert bytes_of(went_on.path) == bytes_of(build_corpus([good], tmp_path / "calm", genes=VOCAB).path)
+        assert [path.name for path in out.parent.iterdir()] == ["corpus"]
 
 
 def test_a_full_disk_while_writing_shards(

@@ -1,16 +1,15 @@
 """Build a corpus: count matrices with different genes become one folder of shuffled, memory-mapped Arrow shards."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from anndata import AnnData
 
-from expresser.corpus.align import Alignment
+from expresser.corpus.assembling import Intake
+from expresser.corpus.duplicates import Seen
 from expresser.corpus.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -24,46 +23,32 @@ from expresser.corpus.manifest import (
     write_manifest,
 )
 from expresser.corpus.obs import ObsWriter, check_obs_columns
-from expresser.corpus.onepass import UINT32_MAX, SourcePass
-from expresser.corpus.shards import ContentDigest, CountBatch, schema, write_shards
+from expresser.corpus.preparing import (
+    UINT16_MAX,
+    Arguments,
+    check_distinct,
+    check_numbers,
+    description,
+    distinct_names,
+    known_shas,
+    make_jobs,
+    no_cells,
+    sha256_of,
+)
+from expresser.corpus.shards import ContentDigest, schema
+from expresser.corpus.shardsteps import write_rows
 from expresser.corpus.shuffle import Scatter, bucket_count
 from expresser.corpus.source import Source, open_source
-from expresser.corpus.staging import Staging, staged
 from expresser.corpus.store import Corpus
+from expresser.corpus.workers import Job
+from expresser.corpus.workshop import Workshop, sweep, workshop
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
 
 log = logging.getLogger(__name__)
 
-UINT16_MAX = 2**16 - 1
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What decides a corpus, beside the inputs. `genes` is the vocabulary's sha256, None for the inputs' union."""
-
-    genes: str | None
-    layer: str | None
-    obs_columns: list[str]
-    min_genes: int
-    min_counts_kept: float
-    seed: int
-    shard_rows: int
-    batch_rows: int
-
-    def check(self) -> None:
-        """Raises InputError for a value out of range."""
-        for name, least, most in (
-            ("min_genes", 0, UINT32_MAX),
-            ("min_counts_kept", 0, 1),
-            ("seed", 0, 2**64 - 1),
-            ("shard_rows", 1, UINT32_MAX),
-            ("batch_rows", 1, UINT32_MAX),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie in {least} … {most}.")
 
 
 def build_corpus(
@@ -78,6 +63,9 @@ def build_corpus(
     seed: int = 0,
     shard_rows: int = 250_000,
     batch_rows: int = 10_000,
+    deduplicate: str | None = None,
+    source_column: str | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Corpus:
     """Build the corpus of `inputs` in the folder `out` and open it.
@@ -87,8 +75,8 @@ def build_corpus(
     inputs
         Files, folders or AnnData of raw counts; see `open_source` for the formats. Their genes may differ.
     out
-        A folder that does not exist yet, or is empty. It appears when complete; after any failure nothing is there. If
-        it holds the finished corpus of the same inputs and arguments, that is returned and nothing is written.
+        A folder that does not exist yet, or is empty. It appears when complete. If it holds the finished corpus of the same inputs
+        and arguments, that is returned and nothing is written.
     genes
         The vocabulary, in token order; None for the union of the inputs' own genes. Genes missing from a file are
         zeros, columns that resolve to one gene are summed, other columns are dropped.
@@ -105,15 +93,30 @@ def build_corpus(
         Of the order of the rows. Cell ids number the kept cells in input order, whatever the seed.
     shard_rows, batch_rows
         Cells per shard file and per Arrow record batch.
+    deduplicate
+        Which cells are the same, the first in input order being kept: "barcode", those with one barcode and the same counts over the
+        vocabulary (a raw and a filtered file of one sample); "source", those with one source and barcode, whatever the counts;
+        "counts", those with the same counts, whatever their names (an atlas that renamed its cells). None: no cell is dropped. A
+        barcode alone says nothing: samples share them by chance. Two cells are confused with odds of cells^2 / 2^65.
+    source_column
+        With "source": the obs column that names the study or sample (`dataset_id`), which the corpus then keeps. Cells without, and
+        all cells where it is None, have the input's name.
+    workers
+        Processes that read files at once, each one file; the corpus is the same, to the byte, for any number. More than one needs
+        `if __name__ == "__main__":` in the script that calls.
     progress
         Called with ("read" | "write" | "already built", cells done, cells in all).
 
-    Memory: a chunk of 4,096 cells and one bucket of the shuffle (32,768 cells, or a 128th of all cells where that is
-    more; 0.5 GB were measured at 800 genes a cell), plus the names and obs tables of all inputs. Disk: while building,
-    1.5 times the finished corpus, up to 2.5 times below 100,000 cells.
+    Memory: a chunk of 4,096 cells for each worker; in this process 3 million non-zeros, or one bucket of the shuffle (32,768
+    cells, or a 128th of all cells where that is more), the names and obs tables of all inputs, and 8 bytes a cell to deduplicate.
+    Disk: while building, 1.5 times the finished corpus and one shard more; with workers up to twice as much.
+
+    Interruptions: everything is made in `.NAME.building` beside `out`. A build that was killed, or ended by Ctrl-C or by the death of
+    a worker, goes on when the same call is made again: finished inputs and finished shards are not made again, the corpus is the same.
+    An input that changed meanwhile (size or time) begins anew.
 
     Raises InputError, with nothing left behind: unreadable or unnormalised input, an input given twice, no known gene,
-    no cell left, an obs column that no input has, `out` taken, disk full.
+    no cell left, an obs column that no input has, `out` taken or in work elsewhere, disk full.
     """
     inputs = [inputs] if isinstance(inputs, str | Path | AnnData) else list(inputs)
     arguments = Arguments(
@@ -125,36 +128,40 @@ def build_corpus(
         seed=int(seed),
         shard_rows=int(shard_rows),
         batch_rows=int(batch_rows),
+        deduplicate=deduplicate,
+        source_column=source_column,
     )
     arguments.check()
+    if source_column is not None and source_column not in arguments.obs_columns:
+        arguments.obs_columns.append(source_column)
     if not inputs:
         raise InputError("no inputs: name at least one file of raw counts.")
     out = Path(out).expanduser().resolve()
     existing = _manifest_there(out)
     sources = [open_source(data, layer=layer) for data in inputs]
     check_obs_columns(sources, arguments.obs_columns)
-    shas = [_sha256(source, arguments.obs_columns) for source in sources]
     if existing is not None:
-        _check_same(out, existing, arguments, shas)
+        _check_same(out, existing, arguments, [sha256_of(source, arguments.obs_columns) for source in sources])
+        sweep(out)
         log.info("%s: this corpus is already built (%s cells), nothing to do", out, f"{existing['cells']:,}")
         if progress is not None:
             progress("already built", existing["cells"], existing["cells"])
         return Corpus.open(out)
-    _check_distinct(sources, shas)
+    shas = known_shas(sources, arguments.obs_columns)
+    check_distinct(sources, shas)
 
     vocab = genes if genes is not None else GeneVocab.union([source.guess_vocab() for source in sources])
-    alignments = [Alignment.of(source, vocab) for source in sources]
-    for source, alignment in zip(sources, alignments):
-        # Before a count is read: a wrong fortieth file must not cost the hours of the first thirty-nine.
-        report = alignment.resolution.report()
-        if not report.genes:
-            report.check(source.label, min_counts_kept)
-    with staged(out) as stage:
-        _fill(stage, sources, shas, alignments, vocab, arguments, progress or _silent)
+    names = distinct_names(sources)
+    kind = "uint16" if len(vocab) <= UINT16_MAX else "uint32"
+    jobs = make_jobs(sources, names, shas, vocab, arguments, kind)
+    with workshop(out) as shop:
+        shop.begin(description(sources, names, shas, vocab, arguments))
+        _fill(shop, sources, jobs, vocab, arguments, kind, workers, progress or silent)
+        shop.deliver(out)
     return Corpus.open(out)
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def silent(stage: str, done: int, total: int) -> None:
     """No progress is shown."""
 
 
@@ -183,6 +190,8 @@ def _check_same(out: Path, manifest: dict[str, Any], arguments: Arguments, shas:
         if manifest["build"].get(name) != value
     ]
     there = [source["sha256"] for source in manifest["sources"]]
+    if there == shas and manifest.get("appended"):
+        different.append("some of these inputs were appended to it, so that its rows lie in another order")
     if there != shas:
         different.append(
             "the same inputs in another order"
@@ -196,124 +205,55 @@ def _check_same(out: Path, manifest: dict[str, Any], arguments: Arguments, shas:
         )
 
 
-def _sha256(source: Source, obs_columns: Sequence[str]) -> str:
-    """The source's own; of an AnnData in memory, whose sha256 leaves out the tables, with the names and labels used."""
-    digest = source.sha256()
-    if source.path is not None:
-        return digest
-    tables = [[column, names.tolist()] for column, names in source.gene_columns.items()]
-    tables += [[column, source.obs[column].tolist()] for column in obs_columns if column in source.obs.columns]
-    return hashlib.sha256(f"{digest}{tables!r}".encode()).hexdigest()
-
-
-def _check_distinct(sources: Sequence[Source], shas: list[str]) -> None:
-    first: dict[str, Source] = {}
-    for source, sha in zip(sources, shas):
-        if sha in first:
-            raise InputError(
-                f"{source.path or source.name} and {first[sha].path or first[sha].name} are the same data "
-                f"(sha256 {sha[:12]}…): their cells would count twice. Name each input once."
-            )
-        first[sha] = source
-
-
-def distinct_names(sources: Sequence[Source]) -> list[str]:
-    """One name a source: its own, with as many parent folders as tell it from others (cellranger names all alike)."""
-    names = [source.name for source in sources]
-    depth = 0
-    while len(set(names)) < len(names) and depth < max(len(s.path.resolve().parts) if s.path else 0 for s in sources):
-        depth += 1
-        names = [
-            "/".join((*source.path.resolve().parent.parts[1:][-depth:], source.name))
-            if source.path is not None and names.count(name) > 1
-            else name
-            for source, name in zip(sources, names)
-        ]
-    return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
-
-
 def _fill(
-    stage: Staging,
+    shop: Workshop,
     sources: Sequence[Source],
-    shas: list[str],
-    alignments: Sequence[Alignment],
+    jobs: Sequence[Job],
     vocab: GeneVocab,
     arguments: Arguments,
+    genes: str,
+    workers: int,
     progress: Progress,
 ) -> None:
-    """Write all files of the corpus into the staging folder, the manifest last."""
-    folder = stage.folder
+    """Write all files of the corpus into the product, the manifest last."""
+    folder = shop.product
     n_read = sum(source.n_cells for source in sources)
-    if n_read > UINT32_MAX or len(sources) > UINT16_MAX:
-        raise InputError(
-            f"{n_read:,} cells of {len(sources):,} inputs: a corpus holds at most {UINT32_MAX:,} cells of "
-            f"{UINT16_MAX:,} inputs. Build several."
-        )
+    check_numbers(n_read, len(sources))
     vocab.save(folder / GENES)
-    genes = "uint16" if len(vocab) <= UINT16_MAX else "uint32"
-    entries: list[dict[str, Any]] = []
-    most, kept_before, read_before, nnz = 0, 0, 0, 0
-    with (
-        Scatter(folder, seed=arguments.seed, n_buckets=bucket_count(n_read), genes=genes) as scatter,
-        ObsWriter(folder / OBS, sources, arguments.obs_columns) as obs,
-    ):
-        for number, (source, name, alignment) in enumerate(zip(sources, distinct_names(sources), alignments)):
-            reading = SourcePass(source, number, alignment, arguments.min_genes, kept_before)
-            for batch, done in reading.batches(np.dtype(genes)):
-                most = max(most, int(batch.counts.max(initial=0)))
-                nnz += len(batch.genes)
-                # Both copies of one bucket, one copy of all others, in proportion to the cells still to come.
-                written = nnz * (scatter.entry_bytes + scatter.entry_bytes / scatter.n_buckets)
-                stage.needed = int(written * n_read / (read_before + done))
-                scatter.add(batch)
-                progress("read", read_before + done, n_read)
-            entries.append({"name": name, "sha256": shas[number]} | reading.entry(arguments.min_counts_kept))
-            obs.write(source, name, reading.kept)
-            kept_before += int(reading.kept.sum())
-            read_before += source.n_cells
-        if not kept_before:
-            raise InputError(_no_cells(entries, arguments.min_genes))
-        counts = "uint16" if most <= UINT16_MAX else "uint32"
+    with Scatter(shop.folder, seed=arguments.seed, n_buckets=bucket_count(n_read), genes=genes) as scatter:
+        done = Intake(shop, scatter, sources, jobs).run(workers=workers, seen=Seen(), progress=progress)
+        if not done.cells:
+            raise InputError(no_cells(done, arguments.min_genes))
+        with ObsWriter(folder / OBS, sources, arguments.obs_columns) as obs:
+            for source, job, kept in zip(sources, jobs, done.kept):
+                obs.write(source, job.name, kept)
+        check_distinct(sources, [entry["sha256"] for entry in done.entries])
+        counts = "uint16" if done.most <= UINT16_MAX else "uint32"
         content = ContentDigest()
-        shards = write_shards(
-            folder,
-            _told(scatter.shuffled(), progress, kept_before),
+        shards = write_rows(
+            shop,
+            scatter,
             columns=schema(genes, counts),
-            n_cells=kept_before,
+            n_cells=done.cells,
             shard_rows=arguments.shard_rows,
             batch_rows=arguments.batch_rows,
-            written=content.update,
+            first_shard=0,
+            content=content,
+            progress=progress,
         )
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "values": "raw counts",
-        "cells": kept_before,
-        "nnz": nnz,
+        "cells": done.cells,
+        "nnz": done.nnz,
         "dtypes": {"cell_id": "uint32", "source": "uint16", "total": "uint32", "genes": genes, "counts": counts},
         "genes": {"n": len(vocab), "vocab_sha256": vocab.sha256} | file_entry(folder / GENES),
         "obs": {"columns": arguments.obs_columns} | file_entry(folder / OBS),
         "build": asdict(arguments),
-        "sources": entries,
+        "sources": done.entries,
         "content": content.hexdigest(),
         "shards": shards,
         "versions": tool_versions(),
     }
     write_manifest(folder, manifest | {"corpus_id": corpus_id(manifest)})
-
-
-def _told(batches: Iterator[CountBatch], progress: Progress, n_cells: int) -> Iterator[CountBatch]:
-    done = 0
-    for batch in batches:
-        yield batch
-        done += len(batch)
-        progress("write", done, n_cells)
-
-
-def _no_cells(entries: list[dict[str, Any]], min_genes: int) -> str:
-    account = "; ".join(
-        f"{entry['name']}: {entry['dropped']['empty']:,} of {entry['cells_read']:,} cells empty, "
-        f"{entry['dropped']['few genes']:,} with fewer than {min_genes} genes of the vocabulary"
-        for entry in entries[:5]
-    )
-    return f"no cell is left ({account}). Lower min_genes, or give cells with counts in genes of the vocabulary."

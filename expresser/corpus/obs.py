@@ -1,6 +1,6 @@
 """The obs table of a corpus: source, barcode and chosen columns of all kept cells, one type a column over all files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +47,21 @@ class ObsWriter:
     """Writes obs.parquet source by source, so that only one file's table is in memory.
 
     Whole numbers stay int64, numbers float64, booleans bool, where all files that have the column agree; anything else
-    becomes text, with "", "nan" and "NA" as missing.
+    becomes text, with "", "nan" and "NA" as missing. `old` are the types of a table whose rows come first, by `copy`.
     """
 
-    def __init__(self, path: Path, sources: Sequence[Source], columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sources: Sequence[Source],
+        columns: Sequence[str],
+        *,
+        old: Mapping[str, pa.DataType] | None = None,
+    ) -> None:
         types = {
-            column: _common_type([source.obs[column] for source in sources if column in source.obs.columns])
+            column: _common_type(
+                [source.obs[column] for source in sources if column in source.obs.columns], (old or {}).get(column)
+            )
             for column in columns
         }
         self._schema = pa.schema([(name, pa.string()) for name in OWN_COLUMNS] + list(types.items()))
@@ -63,6 +72,14 @@ class ObsWriter:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
+
+    def copy(self, table: pa.Table) -> None:
+        """Append rows that an ObsWriter wrote."""
+        arrays = []
+        for field in self._schema:
+            column = table[field.name]
+            arrays.append(column if column.type == field.type else _to_arrow(column.to_pandas(), field.type))
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def write(self, source: Source, name: str, kept: Bool[np.ndarray, " cells"]) -> None:
         """Append the kept cells of one source."""
@@ -86,9 +103,9 @@ def read_obs(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _common_type(columns: list[pd.Series]) -> pa.DataType:
+def _common_type(columns: list[pd.Series], old: pa.DataType | None = None) -> pa.DataType:
     # A column without a single value has no say: a file of NaN must not turn labels or numbers into something else.
-    types = {_type(column) for column in columns if column.notna().any()}
+    types = {_type(column) for column in columns if column.notna().any()} | ({old} if old is not None else set())
     if types == {pa.int64(), pa.float64()}:
         return pa.float64()
     return types.pop() if len(types) == 1 else pa.string()

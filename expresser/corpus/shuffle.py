@@ -4,15 +4,19 @@ A cell's place is its rank by a 64-bit hash of (seed, cell id). Buckets are rang
 after the other gives the same order whatever their number, the chunks cells came in, or the version of numpy.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt32, UInt64
 
-from expresser.corpus.shards import CountBatch, from_arrow, schema, to_arrow
+from expresser.corpus.packing import take_rows
+from expresser.corpus.shards import CountBatch, concatenate, from_arrow, schema, to_arrow
+from expresser.errors import InputError
 
 # A bucket is sorted in memory: 32,768 cells of 1,000 genes are 0.2 GB. Each bucket is an open file while scattering and
 # macOS allows 256, so beyond 4 million cells buckets grow instead of becoming more.
@@ -20,6 +24,8 @@ BUCKET_ROWS = 32_768
 MAX_BUCKETS = 128
 # Rows gathered at a time: bounds the index arrays of the gather.
 PIECE_ROWS = 8_192
+# Non-zeros held before they are dealt: a bucket gets one record batch of each deal, and small ones cost more than their counts.
+HELD_ENTRIES = 3_000_000
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -47,10 +53,11 @@ def bucket_count(n_cells: int) -> int:
 
 
 class Scatter:
-    """Cells in any order go in, chunk by chunk; all of them come out in the seeded order, piece by piece.
+    """Cells in any order go in, batch by batch; all of them come out in the seeded order, piece by piece.
 
-    Buckets are Arrow streams in `folder`, counts as uint32: only the whole pass tells whether uint16 would do.
-    A context manager: leaving it closes the files, and `shuffled` deletes each as soon as it has been read.
+    Buckets are Arrow streams in `folder`, counts as uint32: only the whole pass tells whether uint16 would do. Each record batch is a
+    message of its own behind the last, so that a file cut after any of them is a stream again: `mark` says where the files end,
+    `go_back` cuts them there. A context manager: leaving it closes the files.
     """
 
     def __init__(self, folder: Path, *, seed: int, n_buckets: int, genes: str) -> None:
@@ -61,7 +68,11 @@ class Scatter:
         self._schema = schema(genes, "uint32")
         self.entry_bytes: int = np.dtype(genes).itemsize + 4
         self._files = ExitStack()
-        self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
+        self._writers: dict[int, BinaryIO] = {}
+        self._held: list[CountBatch] = []
+        self._held_entries = 0
+        self._bytes = [0] * n_buckets
+        self._rows = [0] * n_buckets
 
     def __enter__(self) -> "Scatter":
         return self
@@ -72,36 +83,89 @@ class Scatter:
     def _path(self, bucket: int) -> Path:
         return self._folder / f"bucket-{bucket:03d}.arrow"
 
-    def _writer(self, bucket: int) -> pa.RecordBatchStreamWriter:
-        if bucket not in self._writers:
-            sink = self._files.enter_context(pa.OSFile(str(self._path(bucket)), "wb"))
-            self._writers[bucket] = self._files.enter_context(pa.ipc.new_stream(sink, self._schema))
-        return self._writers[bucket]
-
     def add(self, batch: CountBatch) -> None:
         """Append each cell to its bucket."""
         if not len(batch):
             return
+        self._held.append(batch)
+        self._held_entries += len(batch.genes)
+        if self._held_entries >= HELD_ENTRIES:
+            self._deal()
+
+    def mark(self) -> dict[str, list[int]]:
+        """Everything added is in the files now, which have so many bytes and rows; plain values for `go_back`."""
+        self._deal()
+        for file in self._writers.values():
+            file.flush()
+        return {"bytes": list(self._bytes), "rows": list(self._rows)}
+
+    def go_back(self, mark: dict[str, list[int]], *, may_be_gone: bool) -> None:
+        """Cut the files of an earlier process to what it marked, before any `add`.
+
+        `may_be_gone`: some have been read and deleted already; nothing has been written behind the mark then. Raises InputError where
+        a file is shorter than it was.
+        """
+        for bucket, size in enumerate(mark["bytes"]):
+            path = self._path(bucket)
+            there = path.stat().st_size if path.exists() else 0
+            if there < size and not (may_be_gone and not there):
+                raise InputError(
+                    f"{path}: {there:,} bytes, {size:,} were written: it was altered meanwhile. Nothing can be kept: run the same "
+                    "command again."
+                )
+            if there > size:
+                os.truncate(path, size)
+        self._bytes, self._rows = list(mark["bytes"]), list(mark["rows"])
+
+    def _deal(self) -> None:
+        if not self._held:
+            return
+        batch = concatenate(self._held)
+        self._held, self._held_entries = [], 0
         if self.n_buckets == 1:
-            self._writer(0).write_batch(to_arrow(batch, self._schema))
+            self._append(0, to_arrow(batch, self._schema))
             return
         bucket = (order_keys(self._seed, batch.cell_id) >> self._shift).astype(np.int64)
         order = np.argsort(bucket, kind="stable")
-        record = to_arrow(batch.take(order), self._schema)
+        record = to_arrow(take_rows(batch, order), self._schema)
         bounds = np.searchsorted(bucket[order], np.arange(self.n_buckets + 1))
         for number in np.flatnonzero(np.diff(bounds)).tolist():
             first, last = int(bounds[number]), int(bounds[number + 1])
-            self._writer(number).write_batch(record.slice(first, last - first))
+            self._append(number, record.slice(first, last - first))
 
-    def shuffled(self) -> Iterator[CountBatch]:
-        """All cells in the seeded order, in pieces of at most PIECE_ROWS; at most one bucket is in memory."""
+    def _append(self, bucket: int, record: pa.RecordBatch) -> None:
+        if bucket not in self._writers:
+            self._writers[bucket] = self._files.enter_context(open(self._path(bucket), "ab"))  # noqa: SIM115
+        messages = [record.serialize()]
+        if not self._bytes[bucket]:
+            messages.insert(0, self._schema.serialize())
+        for message in messages:
+            self._writers[bucket].write(message)
+            self._bytes[bucket] += message.size
+        self._rows[bucket] += len(record)
+
+    def shuffled(self, skip: int = 0) -> Iterator[CountBatch]:
+        """All cells but the first `skip` in the seeded order, in pieces of at most PIECE_ROWS; one bucket is in memory."""
+        self.mark()
         self._files.close()
-        for number in sorted(self._writers):
-            path = self._path(number)
-            with pa.memory_map(str(path)) as file:
-                bucket = from_arrow(pa.ipc.open_stream(file).read_all())
-                order = np.argsort(order_keys(self._seed, bucket.cell_id))
-                for start in range(0, len(order), PIECE_ROWS):
-                    yield bucket.take(order[start : start + PIECE_ROWS])
-                del bucket
-            path.unlink()
+        for bucket, rows in enumerate(self._rows):
+            if rows <= skip:
+                skip -= rows
+                continue
+            with pa.memory_map(str(self._path(bucket))) as file:
+                cells = from_arrow(pa.ipc.open_stream(file).read_all())
+                if len(cells) != rows:
+                    raise ValueError(f"{self._path(bucket)}: {len(cells):,} cells, {rows:,} were written")
+                order = np.argsort(order_keys(self._seed, cells.cell_id))
+                for start in range(skip, len(order), PIECE_ROWS):
+                    yield take_rows(cells, order[start : start + PIECE_ROWS])
+                skip = 0
+                del cells
+
+    def forget(self, read: int) -> None:
+        """Delete the files of buckets whose cells are all among the first `read` of the order."""
+        for bucket, rows in enumerate(self._rows):
+            read -= rows
+            if read < 0:
+                return
+            self._path(bucket).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from expresser.errors import InputError
 
-_NO_ROOM = {number for name in ("ENOSPC", "EDQUOT", "EFBIG") if (number := getattr(errno, name, None)) is not None}
+NO_ROOM = {number for name in ("ENOSPC", "EDQUOT", "EFBIG") if (number := getattr(errno, name, None)) is not None}
 
 
 @dataclass
@@ -40,7 +40,7 @@ def staged(out: Path) -> Iterator[Staging]:
     was. A full disk, quota or file size limit is raised as InputError with what was written, needed and is free. Only a
     killed process leaves a folder, `.NAME.building-…` beside `out`, which may be deleted.
     """
-    made = _make_parents(out)
+    made = make_parents(out)
     stage = Staging(out.parent / f".{out.name}.building-{uuid.uuid4().hex[:8]}")
     try:
         try:
@@ -50,9 +50,9 @@ def staged(out: Path) -> Iterator[Staging]:
         try:
             yield stage
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
-            raise InputError(_no_room(out, error, stage)) from error
+            raise InputError(no_room(out, error, stage)) from error
         try:
             stage.folder.rename(out)
         except OSError as error:
@@ -67,7 +67,7 @@ def staged(out: Path) -> Iterator[Staging]:
         raise
 
 
-def _make_parents(out: Path) -> list[Path]:
+def make_parents(out: Path) -> list[Path]:
     """Create the missing parents of `out`; returns those made, innermost first."""
     missing = []
     parent = out.parent
@@ -81,8 +81,9 @@ def _make_parents(out: Path) -> list[Path]:
     return missing
 
 
-def _no_room(out: Path, error: OSError, stage: Staging) -> str:
-    written = sum(entry.stat().st_size for entry in stage.folder.iterdir())
+def no_room(out: Path, error: OSError, stage: Staging) -> str:
+    """What to tell of a disk, quota or limit that is full."""
+    written = sum(entry.stat().st_size for entry in stage.folder.rglob("*") if entry.is_file())
     free = shutil.disk_usage(out.parent).free + written
     want = "how much is needed is not known yet"
     if stage.needed is not None:
