@@ -45,6 +45,9 @@ class OptimConfig:
     """AdamW, linear warm-up, then cosine or constant."""
 
     lr: float = 1e-3
+    token_lr_scale: float | None = None
+    """The learning rate of the gene token table as a share of lr; 0 freezes it. None: the same as everything else (1.0, the paper).
+    A table that starts from gene factors is worse at gene tasks the further Adam's steps take it from there."""
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_share: float = 0.02
     """Share of the run spent on the linear rise of the learning rate."""
@@ -107,6 +110,9 @@ class Recipe:
     gene_tokens: Literal["random", "factors"] = "random"
     """Where the token table starts: random (paper), or random plus principal axes of genes over a sample of training cells, so that
     training begins with what a linear method knows of gene-gene relations."""
+    gene_tokens_noise: float | None = None
+    """Standard deviation of the random share of a table that starts from factors (whose root mean square is 0.1), for genes with few
+    counts most of what they start from. None: that of every other embedding, 0.02."""
     precision: Literal["no", "bf16"] = "bf16"
     """bf16 autocast; weights, losses and likelihoods stay float32."""
     seed: int = 0
@@ -140,6 +146,12 @@ class Recipe:
                 self.keep_last >= 1,
                 "1 or more: without a checkpoint nothing can be resumed",
             ),
+            (
+                "gene_tokens_noise",
+                self.gene_tokens_noise,
+                self.gene_tokens_noise is None or 0 <= self.gene_tokens_noise < float("inf"),
+                "0 or more",
+            ),
             ("data.global_batch", data.global_batch, data.global_batch >= 1, "1 or more"),
             ("data.max_tokens", data.max_tokens, data.max_tokens >= 1, "1 or more"),
             ("data.epochs", data.epochs, 0 < data.epochs < float("inf"), "above 0"),
@@ -152,6 +164,12 @@ class Recipe:
             ("data.max_steps", data.max_steps, data.max_steps is None or data.max_steps >= 1, "1 or more"),
             ("data.minutes", data.minutes, data.minutes is None or data.minutes > 0, "above 0"),
             ("data.valid_cells", data.valid_cells, data.valid_cells >= 1, "1 or more"),
+            (
+                "optim.token_lr_scale",
+                optim.token_lr_scale,
+                optim.token_lr_scale is None or 0 <= optim.token_lr_scale < float("inf"),
+                "0 or more",
+            ),
             ("optim.warmup_share", optim.warmup_share, 0 <= optim.warmup_share < 1, "from 0 to below 1"),
             ("model.max_genes", model.max_genes, model.max_genes >= 2, "2 or more: one gene is predicted from another"),
             ("data.max_genes", data.max_genes, data.max_genes is None or data.max_genes >= 2, "2 or more"),
@@ -166,6 +184,11 @@ class Recipe:
         if data.weigh_by is not None and data.source_weights is None:
             raise InputError(
                 f"data.weigh_by is {data.weigh_by!r} without weights: say data.source_weights equal, sqrt or NAME=WEIGHT,NAME=WEIGHT…"
+            )
+        if self.gene_tokens_noise is not None and self.gene_tokens == "random":
+            raise InputError(
+                f"gene_tokens_noise is {self.gene_tokens_noise} and gene_tokens is random: it is for a start from factors. "
+                "For a random table say --gene-tokens-noise None --optim.token-lr-scale None, else it would hardly learn."
             )
         for name, value, holds, rule in rules:
             if not holds:

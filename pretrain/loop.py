@@ -26,7 +26,7 @@ from pretrain.data import mixture, split, starting_factors, starting_levels, to_
 from pretrain.evaluate import Held, evaluate, network, scores
 from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error, targets
-from pretrain.optim import adamw, learning_rate
+from pretrain.optim import adamw, learning_rate, set_learning_rate
 from pretrain.progress import Progress
 from pretrain.run import MAY_CHANGE, Run, describe, summary
 from pretrain.state import load_state
@@ -137,6 +137,9 @@ def pretrain(
     run = Run(recipe=recipe, out=out, corpus=corpus, record=run_record)
     start = run.newest() if resume else None
     if start is None and recipe.gene_tokens == "factors":
+        if recipe.gene_tokens_noise is not None:
+            with torch.no_grad():
+                model.gene_tokens.weight.mul_(recipe.gene_tokens_noise / model.config.initializer_range)
         factors = starting_factors(corpus, parts.train, recipe.model.d_model, recipe.seed, recipe.model.target_sum)
         model.set_gene_tokens(torch.from_numpy(factors))
     if start is not None:
@@ -208,8 +211,7 @@ def pretrain(
                 clock = accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "mean")
                 done = max(done, float(clock) / (60 * recipe.data.minutes))
             rate = learning_rate(recipe.optim, done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_learning_rate(optimizer, rate)
             # No target where every cell of the step shows a single gene: the loss is then 0, not 0 / 0.
             n_targets = max(1, objective.n_targets(torch.from_numpy(what.lengths)))
             loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)

@@ -16,9 +16,10 @@ def small() -> Recipe:
         model=ModelConfig(
             d_model=64, n_layers=3, n_heads=2, value_input="bin_residual", head="truncated", max_genes=1100
         ),
-        optim=OptimConfig(lr=2e-3),
+        optim=OptimConfig(lr=2e-3, token_lr_scale=0.1),
         data=DataConfig(global_batch=8, max_tokens=8192, max_genes=512, epochs=6.0),
         gene_tokens="factors",
+        gene_tokens_noise=0.002,
         log_every=50,
         eval_every=500,
         save_every=500,
@@ -79,12 +80,18 @@ def full() -> Recipe:
     return Recipe(
         name="full",
         model=ModelConfig(value_input="bin_residual", head="truncated"),
-        optim=OptimConfig(lr=5e-4),
+        optim=OptimConfig(lr=5e-4, token_lr_scale=0.1),
         gene_tokens="factors",
+        gene_tokens_noise=0.002,
         data=DataConfig(global_batch=256, max_tokens=65536, epochs=3.0),
         eval_every=1000,
         save_every=1000,
     )
+
+
+def with_random_tokens(base: Recipe) -> Recipe:
+    """The recipe with the paper's start of the token table, which then learns as fast as everything else."""
+    return replace(base, gene_tokens="random", gene_tokens_noise=None, optim=replace(base.optim, token_lr_scale=None))
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

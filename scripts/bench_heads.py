@@ -26,7 +26,7 @@ from expresser.simulate import simulate_rna
 from finetune.imputation.task import run_imputation
 from pretrain.config import ModelConfig, Recipe
 from pretrain.loop import pretrain
-from pretrain.recipes import small
+from pretrain.recipes import small, with_random_tokens
 
 HEADS: dict[str, dict[str, object]] = {
     "paper": {"head": "paper", "value_input": "bin"},
@@ -48,11 +48,10 @@ def recipe(name: str, minutes: float, seed: int) -> Recipe:
     model: ModelConfig = replace(base.model, **HEADS[name])  # type: ignore[arg-type]
     data = replace(base.data, minutes=minutes, epochs=1000.0, valid_cells=128)
     return replace(
-        base,
+        base if name == "default" else with_random_tokens(base),
         name=name,
         model=model,
         data=data,
-        gene_tokens="factors" if name == "default" else "random",
         seed=seed,
         eval_every=100_000,
         save_every=100_000,
@@ -86,7 +85,9 @@ def main() -> None:
         run = pretrain(
             recipe(name, given.minutes, given.seed), given.corpus, folder / "real", resume=folder.exists(), quiet=True
         )
-        scores = run_imputation(model=folder / "real", data=given.unseen, methods=["additive"], checks=(), seeds=1)["methods"]
+        scores = run_imputation(model=folder / "real", data=given.unseen, methods=["additive"], checks=(), seeds=1)[
+            "methods"
+        ]
         toy = recipe(name, given.simulated_minutes, given.seed)
         pretrain(toy, simulated.path, folder / "simulated", resume=(folder / "simulated").exists(), quiet=True)
         table = gene_table(load(folder / "simulated")).loc[names].drop(columns="symbol").to_numpy(np.float64)

@@ -19,7 +19,7 @@ import torch
 
 from pretrain.config import Recipe
 from pretrain.loop import pretrain
-from pretrain.recipes import paper_naive, small
+from pretrain.recipes import paper_naive, small, with_random_tokens
 
 
 def naive(minutes: float, seed: int, every: int, lr: float) -> Recipe:
@@ -42,13 +42,10 @@ def naive(minutes: float, seed: int, every: int, lr: float) -> Recipe:
 def packed(name: str, minutes: float, seed: int, every: int) -> Recipe:
     """`small` at a constant rate, so that its curve can be read at any time; `same_model`: the reference's head, random start."""
     base = small()
-    model = base.model
     if name == "same_model":
-        model = replace(model, head="paper", value_input="bin")
+        base = with_random_tokens(replace(base, model=replace(base.model, head="paper", value_input="bin")))
     return replace(
         base,
-        model=model,
-        gene_tokens="random" if name == "same_model" else base.gene_tokens,
         data=replace(base.data, minutes=minutes, epochs=1000.0, valid_cells=96),
         optim=replace(base.optim, schedule="constant"),
         seed=seed,

@@ -30,13 +30,13 @@ from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecod
 from expresser.simulate import simulate_rna
 from pretrain import loop
 from pretrain.config import DataConfig, ObjectiveConfig, OptimConfig, Recipe
-from pretrain.data import split, starting_levels, to_cells
+from pretrain.data import split, starting_factors, starting_levels, to_cells
 from pretrain.evaluate import additive_prediction, scores, sums
 from pretrain.loop import pretrain
 from pretrain.objective import Objective
-from pretrain.optim import adamw, learning_rate
+from pretrain.optim import adamw, learning_rate, set_learning_rate
 from pretrain.plan import describe
-from pretrain.recipes import RECIPES, paper, paper_naive
+from pretrain.recipes import RECIPES, paper, paper_naive, with_random_tokens
 from pretrain.throughput import cost
 
 _TIMES = {"seconds", "cells_per_s", "targets_per_s"}
@@ -102,9 +102,12 @@ def test_both_pretexts_and_the_ablation_run_and_learn_something(
     assert trained["mse"] < fresh["mse"]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_stopped_and_resumed_is_the_uninterrupted_run_to_the_last_bit(tiny_recipe, tiny_corpus, tmp_path, dropout):
-    recipe = vary(tiny_recipe, model={"dropout": dropout}, optim={"weight_decay": 0.1})
+@pytest.mark.parametrize(("dropout", "token_lr_scale"), [(0.0, None), (0.1, 0.1)])
+def test_stopped_and_resumed_is_the_uninterrupted_run_to_the_last_bit(
+    tiny_recipe, tiny_corpus, tmp_path, dropout, token_lr_scale
+):
+    optim = {"weight_decay": 0.1, "token_lr_scale": token_lr_scale}
+    recipe = vary(tiny_recipe, model={"dropout": dropout}, optim=optim)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(recipe, tiny_corpus, whole, quiet=True)
     for resume, steps in ((False, 7), (True, 2), (True, 3)):  # 0-7, 4-6, 4-7: always from the checkpoint at 4
@@ -445,13 +448,48 @@ def test_the_learning_rate_rises_falls_and_ends_where_it_is_told():
 
 def test_only_matrices_of_layers_decay(tiny_recipe):
     model = loop.build_model(tiny_recipe, 50)
-    decayed, kept = adamw(model, OptimConfig(weight_decay=0.3)).param_groups
+    decayed, kept, table = adamw(model, OptimConfig(weight_decay=0.3)).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
-    assert {names[id(p)] for p in kept["params"]} >= {"gene_tokens.weight", "expression_tokens.weight"}
+    assert (decayed["weight_decay"], kept["weight_decay"], table["weight_decay"]) == (0.3, 0.0, 0.0)
+    assert [names[id(p)] for p in table["params"]] == ["gene_tokens.weight"]
+    assert {names[id(p)] for p in kept["params"]} >= {"expression_tokens.weight", "head.gene_level.weight"}
     assert all("norm" not in names[id(p)] and "bias" not in names[id(p)] for p in decayed["params"])
     assert all("token" not in names[id(p)] and "level" not in names[id(p)] for p in decayed["params"])
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    assert len(decayed["params"]) + len(kept["params"]) + 1 == len(names)
+
+
+def test_the_token_table_has_its_share_of_the_learning_rate(tiny_recipe):
+    model = loop.build_model(tiny_recipe, 50)
+    everywhere, own = (adamw(model, OptimConfig(token_lr_scale=scale)) for scale in (None, 0.1))
+    for optimizer in (everywhere, own):
+        set_learning_rate(optimizer, 2e-3)
+    assert [group["lr"] for group in everywhere.param_groups] == [2e-3] * 3
+    assert [group["lr"] for group in own.param_groups] == [2e-3, 2e-3, pytest.approx(2e-4)]
+
+
+def test_the_first_step_of_the_token_table_is_its_share_of_what_it_was_and_no_other_weight_knows(
+    tiny_recipe, tiny_corpus, tmp_path
+):
+    """Both runs have the same first gradient. (A truncated head starts at zero: the table would stand still for a step.)"""
+    one = vary(tiny_recipe, data={"max_steps": 1}, optim={"warmup_share": 0.0}, model={"head": "query"})
+    start = loop.build_model(one, len(Corpus.open(tiny_corpus).vocab)).state_dict()
+    for name, scale in (("whole", None), ("tenth", 0.1)):
+        pretrain(vary(one, optim={"token_lr_scale": scale}), tiny_corpus, tmp_path / name, quiet=True)
+    whole, tenth = weights(tmp_path / "whole"), weights(tmp_path / "tenth")
+    moved = whole.pop("gene_tokens.weight") - start["gene_tokens.weight"]
+    assert moved.abs().max() > 1e-3
+    torch.testing.assert_close(
+        tenth.pop("gene_tokens.weight") - start["gene_tokens.weight"], 0.1 * moved, rtol=1e-4, atol=1e-7
+    )
+    assert equal(whole, tenth)
+
+
+def test_a_share_of_zero_freezes_the_token_table_alone(tiny_recipe, tiny_corpus, tmp_path):
+    start = loop.build_model(tiny_recipe, len(Corpus.open(tiny_corpus).vocab)).state_dict()
+    pretrain(vary(tiny_recipe, optim={"token_lr_scale": 0.0}), tiny_corpus, tmp_path / "run", quiet=True)
+    after = weights(tmp_path / "run")
+    assert torch.equal(after["gene_tokens.weight"], start["gene_tokens.weight"])
+    assert not torch.equal(after["expression_tokens.weight"], start["expression_tokens.weight"])
 
 
 def test_initial_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone(tiny_recipe):
@@ -596,6 +634,32 @@ def test_resuming_with_another_corpus_or_configuration_is_refused_unchanged(
     refused(changed, tiny_corpus, tiny_run, r"optim\.lr was 0\.005, is 1\.0; seed was 0, is 3", resume=True)
 
 
+def test_a_table_without_noise_that_is_frozen_is_its_gene_factors(tiny_recipe, tiny_corpus, tmp_path):
+    corpus = Corpus.open(tiny_corpus)
+    recipe = vary(tiny_recipe, gene_tokens="factors", optim={"token_lr_scale": 0.0})
+    factors = starting_factors(corpus, split(corpus, recipe.data, recipe.seed).train, 16, recipe.seed)
+    factors = torch.from_numpy(factors * (0.1 / np.sqrt(np.square(factors).mean())))
+    for noise, sd in ((0.0, 0.0), (0.002, 0.002), (None, 0.02)):
+        run = tmp_path / f"noise-{noise}"
+        pretrain(vary(recipe, gene_tokens_noise=noise), tiny_corpus, run, quiet=True)
+        rest = weights(run)["gene_tokens.weight"] - factors
+        assert float(rest.std()) == pytest.approx(sd, rel=0.15, abs=1e-7)
+
+
+def test_a_run_of_before_the_token_table_had_its_own_rate_goes_on_as_it_began(
+    tiny_recipe, tiny_corpus, tiny_run, tmp_path
+):
+    run = tmp_path / "run"
+    pretrain(tiny_recipe, tiny_corpus, run, stop_after=5, quiet=True)
+    record = json.loads((run / "run.json").read_text())
+    del record["config"]["optim"]["token_lr_scale"], record["config"]["gene_tokens_noise"]
+    (run / "run.json").write_text(json.dumps(record))
+    slower = vary(tiny_recipe, optim={"token_lr_scale": 0.1})
+    refused(slower, tiny_corpus, run, r"optim\.token_lr_scale was None, is 0\.1", resume=True)
+    pretrain(tiny_recipe, tiny_corpus, run, resume=True, quiet=True)
+    assert losses(run) == losses(tiny_run)
+
+
 def test_what_does_not_change_the_losses_may_change_on_resume(tiny_recipe, tiny_corpus, tiny_run, tmp_path):
     run = tmp_path / "run"
     pretrain(tiny_recipe, tiny_corpus, run, stop_after=5, quiet=True)
@@ -616,13 +680,28 @@ def test_what_does_not_change_the_losses_may_change_on_resume(tiny_recipe, tiny_
         ({"log_every": 0}, "log_every"),
         ({"keep_last": 0}, "keep_last"),
         ({"seed": -1}, "seed"),
+        ({"gene_tokens_noise": float("nan"), "gene_tokens": "factors"}, "gene_tokens_noise is nan"),
+        ({"gene_tokens_noise": 0.002}, "gene_tokens is random.*--optim.token-lr-scale None"),
         ({"optim": {"warmup_share": 1.0}}, "warmup_share"),
+        ({"optim": {"token_lr_scale": -0.1}}, r"optim\.token_lr_scale is -0\.1"),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_no_folder(tiny_recipe, tiny_corpus, tmp_path, changed, words):
     with pytest.raises(InputError, match=words):
         pretrain(vary(tiny_recipe, **changed), tiny_corpus, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_only_recipes_that_start_from_factors_hold_the_token_table_back():
+    """The paper's presets are literal: one learning rate, one random start."""
+    for recipe in (function() for function in RECIPES.values()):
+        held_back = recipe.gene_tokens == "factors"
+        assert (recipe.optim.token_lr_scale is not None) == held_back
+        assert (recipe.gene_tokens_noise is not None) == held_back
+    assert {name for name in RECIPES if RECIPES[name]().gene_tokens == "factors"} == {"demo", "small", "full"}
+    plain = with_random_tokens(RECIPES["small"]())
+    plain.check()
+    assert (plain.gene_tokens, plain.gene_tokens_noise, plain.optim.token_lr_scale) == ("random", None, None)
 
 
 def test_the_recipes_are_possible():
