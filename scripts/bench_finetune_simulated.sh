@@ -14,5 +14,5 @@ expresser pretrain demo --corpus "$out/corpus" --out "$out/model" --resume "$@"
 given=(--embeddings "expresser=$out/model" --corpus "$out/corpus" --no-heads)
 expresser finetune interactions --labels "$out/cells/pairs.tsv" --split all --repeats 1 "${given[@]}" --out "$out/pairs"
 for target in binary value class; do
-  expresser finetune gene --labels "$out/cells/properties.tsv" --target $target "${given[@]}" --out "$out/$target"
+  expresser finetune gene --labels "$out/cells/properties.tsv" --target $target --repeats 3 "${given[@]}" --out "$out/$target"
 done

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # What CI runs, in the active environment: format, lint, types, import contracts, tests. Arguments go to pytest.
 set -euo pipefail
+# The tests' matrices are tiny: a second thread only waits, and beside other work it waits long.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 cd "$(dirname "$0")/.."
 ruff format --check .
 ruff check .
