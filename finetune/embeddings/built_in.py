@@ -25,7 +25,7 @@ _WIDTH = 64  # dimensions of built-in tables where no file says how many
 
 
 def read_counts(
-    data: Path, *, max_cells: int = 20000, layer: str | None = None, seed: int = 0, vocab: GeneVocab | None = None
+    data: str | Path, *, max_cells: int = 20000, layer: str | None = None, seed: int = 0, vocab: GeneVocab | None = None
 ) -> tuple[sparse.csr_matrix, GeneVocab]:
     """Raw counts of at most `max_cells` random cells (cells without any left out), and the genes of the columns.
 
@@ -34,6 +34,7 @@ def read_counts(
     """
     if max_cells < 3:
         raise InputError(f"max_cells is {max_cells}; tables are computed from at least 3 cells.")
+    data = Path(data)
     if not (data / "manifest.json").is_file():
         source = open_source(data, layer=layer)
         vocab = vocab or source.guess_vocab()
@@ -98,7 +99,7 @@ def open_tables(
     specs: Sequence[str],
     *,
     vocab: GeneVocab | None,
-    corpus: Path | None,
+    corpus: str | Path | None,
     d: int | None = None,
     genes: Sequence[str] | None = None,
     seed: int = 0,
