@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ def _rows(n: int, size: int, blocks: bool, rng: np.random.Generator) -> Iterator
             yield rng.integers(0, n, size)
 
 
-class Engine:
+class Engine(ABC):
     """One loader. `files`: patterns of what it reads, for --cold; `needs`: packages whose versions are reported."""
 
     name: ClassVar[str]
@@ -44,8 +45,9 @@ class Engine:
     def versions(cls) -> dict[str, str]:
         return {name: metadata.version(name) for name in cls.needs if find_spec(name) is not None}
 
+    @abstractmethod
     def batches(self, size: int, blocks: bool, rng: np.random.Generator) -> Batches:
-        raise NotImplementedError
+        """Endless batches of `size` cells, of random rows or of neighbouring ones."""
 
 
 class Limit(Engine):

@@ -196,7 +196,9 @@ def fine_tune(
             best, best_epoch = _state(network, names), epoch
     if best_epoch == 0:
         return Tuned(checkpoint, head, tuple(losses), 0)
-    network.load_state_dict(best, strict=False)
+    with torch.no_grad():
+        for name, value in best.items():
+            network.get_parameter(name).copy_(value)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     backbone = network.backbone.to(next(checkpoint.model.parameters()).device).eval()
