@@ -33,7 +33,9 @@ class Engine(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     how: ClassVar[tuple[str, ...]] = ("random", "blocks")
 
-    def __init__(self, folder: Path) -> None: ...
+    @abstractmethod
+    def __init__(self, folder: Path) -> None:
+        """Open the corpus in `folder`."""
 
     @classmethod
     def missing(cls) -> str | None:
