@@ -220,7 +220,7 @@ class AnnBatch(Engine):
         path = folder / "annbatch.zarr"
         self.data = DatasetCollection(path)
         if self.data.is_empty:
-            self.data.add_adatas([folder / "cells.h5ad"])
+            self.data.add_adatas([folder / "cells.h5ad"], dataset_size="3GB")  # in memory at once; its default is 20
 
     def batches(self, size: int, blocks: bool, rng: np.random.Generator) -> Batches:
         from annbatch import Loader

@@ -23,11 +23,11 @@ from translate.babel import BabelConfig
 from translate.data import read_study
 from translate.held import split_of
 from translate.origin import Origin, layers
-from translate.phases import Trainer
 from translate.reading import guess_modality, read_measured
 from translate.regions import Regions
 from translate.splits import split_by_column, validate_at_random
 from translate.study import DataWarning, Modality, Study
+from translate.trainer import Trainer
 from translate.translator import Translator
 
 SMALL = "--config.rna.min-genes 0 --config.rna.max-genes None --config.atac.min-cells 1 --config.atac.max-share 1.0"

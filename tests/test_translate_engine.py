@@ -26,7 +26,6 @@ from translate.phases import (
     Optimizer,
     Phase,
     Player,
-    Trainer,
     cuts,
     named_parameters,
     playing,
@@ -34,6 +33,7 @@ from translate.phases import (
 from translate.schedules import Plateau, Watch
 from translate.splits import Split
 from translate.study import Study
+from translate.trainer import Trainer
 from translate.translator import Translator
 
 # ---- batches of an epoch ---------------------------------------------------------------------------------------------

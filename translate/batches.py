@@ -200,6 +200,19 @@ class RnaCells:
 
 
 @dataclass(frozen=True)
+class ReferenceCells:
+    """Where a batch's cells lie in an embedding of another modality (`translate.covariates.Reference`)."""
+
+    values: Float32[Tensor, "cells dim"]
+    weight: Float32[Tensor, " cells"]  # 0: not known
+    group: Int[Tensor, " cells"]  # cells are compared inside a group only
+
+    def to(self, device: torch.device) -> "ReferenceCells":
+        """On this device."""
+        return ReferenceCells(self.values.to(device), self.weight.to(device), self.group.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some cells, the same in every modality given; what was not measured is None.
 
@@ -212,6 +225,22 @@ class Batch:
     rna_cells: RnaCells | None = None
     atac_cells: SparseRows | None = None
     protein_cells: Float32[Tensor, "cells proteins"] | None = None
+    batch_codes: Int[Tensor, " cells"] | None = None
+    reference_cells: ReferenceCells | None = None
+
+    @property
+    def sources(self) -> Int[Tensor, " cells"]:
+        """Number of the batch (donor, sample, study) that each cell comes from; a ValueError where it is not known."""
+        if self.batch_codes is None:
+            raise ValueError("this batch does not say where its cells come from.")
+        return self.batch_codes
+
+    @property
+    def reference(self) -> ReferenceCells:
+        """Where the cells lie in another embedding; a ValueError where none was given."""
+        if self.reference_cells is None:
+            raise ValueError("this batch has no reference embedding.")
+        return self.reference_cells
 
     @property
     def rna(self) -> RnaCells:

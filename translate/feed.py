@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float32, Int64
 from scipy import sparse
 from torch import nn
 
-from translate.batches import Batch, BlockedMatrix, RnaCells, SparseRows, sparse_rows
+from translate.batches import Batch, BlockedMatrix, ReferenceCells, RnaCells, SparseRows, sparse_rows
 from translate.blocks import SparseLinear
+from translate.covariates import BatchColumn, Reference
 from translate.heads import CountHead, LevelHead, OpenHead
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.study import Measured, Modality, Study
@@ -65,11 +66,21 @@ class Feed:
     rna_counts: sparse.csr_matrix | None = None  # raw, over the model's genes
     atac_open: BlockedMatrix | None = None
     protein_values: Float32[np.ndarray, "rows proteins"] | None = None
+    batch_codes: Int64[np.ndarray, " cells"] | None = None
+    reference: Reference | None = None
 
     @classmethod
-    def of(cls, study: Study, inputs: Inputs) -> "Feed":
-        """Every cell of the study, over the genes, peaks and proteins of the model."""
-        feed = cls(inputs=inputs, rows=study.rows)
+    def of(
+        cls,
+        study: Study,
+        inputs: Inputs,
+        *,
+        batches: BatchColumn | None = None,
+        reference: Reference | None = None,
+    ) -> "Feed":
+        """Every cell of the study, over the genes, peaks and proteins of the model, and what else is known of it."""
+        codes = None if batches is None else batches.codes(study.obs)
+        feed = cls(inputs=inputs, rows=study.rows, batch_codes=codes, reference=reference)
         for modality, measured in study.measured.items():
             if modality in inputs:
                 feed = feed._with(modality, measured)
@@ -143,7 +154,12 @@ class Feed:
 
         Raises ValueError where one of them was not measured.
         """
-        batch = Batch(rows=cells, share=share)
+        batch = Batch(
+            rows=cells,
+            share=share,
+            batch_codes=None if self.batch_codes is None else torch.from_numpy(self.batch_codes[cells]),
+            reference_cells=self._reference(cells),
+        )
         for modality in modalities:
             at = self.rows[modality][cells]
             if (at < 0).any():
@@ -155,6 +171,12 @@ class Feed:
             else:
                 batch = replace(batch, protein_cells=self._protein(at))
         return batch
+
+    def _reference(self, cells: Int64[np.ndarray, " cells"]) -> ReferenceCells | None:
+        if self.reference is None:
+            return None
+        parts = (self.reference.values, self.reference.weight, self.reference.group)
+        return ReferenceCells(*(torch.from_numpy(part[cells]) for part in parts))
 
     def _rna(self, at: Int64[np.ndarray, " cells"]) -> RnaCells:
         if self.rna_counts is None:
@@ -182,11 +204,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     rna, atac, protein = batch.rna_cells, batch.atac_cells, batch.protein_cells
+    codes, reference = batch.batch_codes, batch.reference_cells
     return replace(
         batch,
         rna_cells=None if rna is None else RnaCells(inputs=rna.inputs.to(device), targets=rna.targets.to(device)),
         atac_cells=None if atac is None else atac.to(device),
         protein_cells=None if protein is None else protein.to(device),
+        batch_codes=None if codes is None else codes.to(device),
+        reference_cells=None if reference is None else reference.to(device),
     )
 
 

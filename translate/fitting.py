@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,13 @@ from expresser.run_folder import claim
 from translate.calibration import calibrate
 from translate.feed import Feed, Input
 from translate.genomes import check_genome, guess_genome
-from translate.phases import Trainer
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.regions import Regions
 from translate.registry import SYSTEMS
 from translate.splits import Split
 from translate.study import DataWarning, Modality, Study
 from translate.system import System
+from translate.trainer import Trainer
 from translate.translator import Translator
 
 FEWEST = 20  # training cells
@@ -83,6 +83,8 @@ def fit(
     out = Path(out)
     main = is_main_process()
     chosen = configuration(system, preset, config if config is not None or start is None else start.system.config)
+    if (column := getattr(chosen, "batch", None)) is not None:
+        chosen = replace(chosen, batch=column.settled(study.obs, split.train))
     record: dict[str, Any] = {
         "system": system,
         "preset": preset,
@@ -104,8 +106,11 @@ def fit(
         claimed()  # or not, before anything is worked out
     if resume and (out / "fit.json").is_file():
         return Translator.load(out / "model")
-    inputs = _inputs(study, split, chosen, genome, start)
-    feed = Feed.of(study, inputs)
+    kind = SYSTEMS[system]
+    if lacking := [modality for modality in kind.needs if modality not in study.modalities]:
+        raise InputError(f"fit: {system} needs {' and '.join(lacking)}; the study has {', '.join(study.modalities)}.")
+    inputs = _inputs(study, split, chosen, genome, start, kind.reads)
+    feed = Feed.of(study, inputs, batches=getattr(chosen, "batch", None))
     passes = feed.passes()
     train, valid, test = (cells[passes[cells]] for cells in (split.train, split.valid, split.test))
     if len(valid) < 2 or len(train) < 2:
@@ -114,6 +119,7 @@ def fit(
             f"{len(split.valid)} after the cell filter; two of each are needed. Loosen rna.min_genes/rna.max_genes."
         )
     network = build(system, chosen, inputs, seed)
+    feed = replace(feed, reference=network.reference(study, train))
     phases = network.phases()
     network.prepare(feed, train)
     if start is not None:
@@ -179,11 +185,16 @@ def build(system: str, config: Any, inputs: Mapping[Modality, Input], seed: int)
 
 
 def _inputs(
-    study: Study, split: Split, config: Any, genome: str | None, start: Translator | None
+    study: Study,
+    split: Split,
+    config: Any,
+    genome: str | None,
+    start: Translator | None,
+    reads: tuple[Modality, ...],
 ) -> dict[Modality, Input]:
     found: dict[Modality, Input] = {} if start is None else dict(start.inputs)
     train = split.train
-    for modality in study.modalities:  # RNA first
+    for modality in (m for m in study.modalities if m in reads):  # RNA first
         measured = study.measured[modality]
         if modality not in found:
             rows = study.rows[modality][train]
@@ -200,8 +211,6 @@ def _inputs(
             passing = _passing(found["rna"], study, train)
             _prove_cells_left(int(passing.sum()), len(train), found["rna"], config)
             train = train[passing]
-    if "rna" not in found:
-        raise InputError(f"fit: RNA is needed; the study has {', '.join(study.modalities)}.")
     return found
 
 

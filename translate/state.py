@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
 from expresser.optimizer_state import optimizer_tensors, restore_optimizer
-
-if TYPE_CHECKING:
-    from translate.phases import Phase
+from translate.phases import Phase
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Saved:
     folder: Path
 
     def restore_optimizers(
-        self, system: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], phase: "Phase"
+        self, system: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], phase: Phase
     ) -> None:
         """Put each player's optimiser where it was."""
         named = dict(system.named_parameters())

@@ -10,9 +10,10 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from translate.batches import Batch
+from translate.covariates import Reference
 from translate.feed import Feed, Inputs, start_from_data
 from translate.phases import Phase, Terms, Turn
-from translate.study import Modality
+from translate.study import Modality, Study
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,17 @@ class System(nn.Module):
     """A network whose children are the parts that the players of its phases move.
 
     A subclass is one published system and is built from its configuration and the fitted inputs. Configurations have `prior`,
-    `base_rates` and `calibrated`.
+    `base_rates` and `calibrated`; those that know batches, `batch` (a `translate.covariates.BatchColumn`).
     """
 
     published: ClassVar[Published]
+    reads: ClassVar[tuple[Modality, ...]] = (
+        "rna",
+        "atac",
+        "protein",
+    )  # modalities that its network takes, of those given
+    needs: ClassVar[tuple[Modality, ...]] = ("rna",)  # without which it cannot be fitted
+    embeds: ClassVar[bool] = False  # what is wanted is the latent: fitted to, and judged on, all cells
     config_class: ClassVar[type[Any]]  # a frozen dataclass; its defaults are the system as it should be used
     presets: ClassVar[Mapping[str, Any]]  # named configurations
 
@@ -56,6 +64,10 @@ class System(nn.Module):
         """Called before training, with the training cells: first weights that the data decide."""
         self.n_train = len(cells)
         start_from_data(self, feed, cells, base_rates=self.config.base_rates)
+
+    def reference(self, study: Study, train: Int64[np.ndarray, " train"]) -> Reference | None:
+        """The embedding of another modality that training is guided by; None where the system takes none."""
+        return None
 
     def with_prior(self, terms: Terms, heads: Sequence[tuple[Any, float]], batch: Batch, turn: Turn) -> Terms:
         """In training, one term more: the batch's part of the prior of these output layers' weights.

@@ -1,0 +1,66 @@
+"""What is known of cells beside their measurements: the batch they come from, and where they lie in another embedding."""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
+from jaxtyping import Float32, Int64
+
+from expresser.errors import InputError
+
+
+@dataclass(frozen=True)
+class BatchColumn:
+    """Which column of obs says what batch (donor, sample, study) a cell comes from."""
+
+    key: str | None = None
+    """Column of obs. Without it, all cells are one batch."""
+    names: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """The batches of the training cells, sorted: filled in by the fit."""
+
+    def settled(self, obs: pd.DataFrame, train: Int64[np.ndarray, " train"]) -> "BatchColumn":
+        """With the names that these cells have; InputError where there is no such column or a cell has no value."""
+        if self.key is None:
+            return replace(self, names=())
+        return replace(self, names=tuple(sorted(set(_values(obs, self.key)[train]))))
+
+    def codes(self, obs: pd.DataFrame) -> Int64[np.ndarray, " cells"]:
+        """Number of each cell's batch in `names`, 0 without a column; -1 for a batch that no training cell had."""
+        if self.key is None:
+            return np.zeros(len(obs), np.int64)
+        return pd.Index(self.names).get_indexer(_values(obs, self.key)).astype(np.int64)
+
+    @property
+    def size(self) -> int:
+        """Number of batches."""
+        return max(len(self.names), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Where cells lie in an embedding of another modality, for every cell of a study.
+
+    Cells without that modality have weight 0; their values are never looked at. Cells are compared inside a group only.
+    """
+
+    name: str  # "pca", "obsm:X_scvi", …
+    values: Float32[np.ndarray, "cells dim"] = field(repr=False)
+    weight: Float32[np.ndarray, " cells"] = field(repr=False)
+    group: Int64[np.ndarray, " cells"] = field(repr=False)
+
+
+def _values(obs: pd.DataFrame, key: str) -> np.ndarray:
+    if key not in obs:
+        raise InputError(
+            f"batch: obs has no column {key!r}; it has {', '.join(map(repr, obs.columns)) or 'none'}. Name one of them, or none."
+        )
+    column = obs[key]
+    if column.isna().any():
+        first = obs.index[int(np.argmax(column.isna()))]
+        raise InputError(
+            f"batch: {int(column.isna().sum()):,} of {len(obs):,} cells have no {key!r} (first: {str(first)!r}). Fill it in, or "
+            "leave these cells out."
+        )
+    return column.astype(str).to_numpy()
