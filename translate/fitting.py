@@ -25,7 +25,7 @@ from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.regions import Regions
 from translate.registry import SYSTEMS
 from translate.splits import Split
-from translate.study import DataWarning, Modality, Study
+from translate.study import MODALITIES, DataWarning, Modality, Study
 from translate.system import System
 from translate.trainer import Trainer
 from translate.translator import Translator
@@ -190,7 +190,7 @@ def _inputs(
     config: Any,
     genome: str | None,
     start: Translator | None,
-    reads: tuple[Modality, ...],
+    reads: tuple[Modality, ...] = MODALITIES,
 ) -> dict[Modality, Input]:
     found: dict[Modality, Input] = {} if start is None else dict(start.inputs)
     train = split.train
