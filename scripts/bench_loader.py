@@ -84,6 +84,14 @@ def drop_from_cache(folder: Path, engine: type[Engine]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def bring_into_cache(folder: Path, engine: type[Engine]) -> None:
+    """The engine's files are read once: "warm" is meant, also after files that were too large for memory."""
+    for path in (path for pattern in engine.files for path in folder.glob(pattern) if path.is_file()):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
+
+
 def in_a_process(name: str, options: argparse.Namespace, size: int, how: str) -> dict[str, Any]:
     command = [
         sys.executable,
@@ -157,6 +165,8 @@ def warm(options: argparse.Namespace, engines: list[str], size: int, how: str) -
     """Medians of alternating rounds in this process, and what each does alone."""
     opened = {name: ENGINES[name](options.folder) for name in engines}
     rates: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in engines}
+    for name in engines:
+        bring_into_cache(options.folder, ENGINES[name])
     for turn in range(options.rounds):
         for name, engine in opened.items():
             batches = engine.batches(size, how == "blocks", np.random.default_rng(turn))

@@ -447,7 +447,7 @@ def test_a_fit_that_cannot_begin_leaves_nothing(tmp_path):
         toy_fit("babel", tmp_path / "out", study, split=few)
     with pytest.raises(InputError, match="scmog has nothing to train"):
         toy_fit("scmog", tmp_path / "out", toy_study(modalities=("rna",)))
-    with pytest.raises(InputError, match="RNA is needed"):
+    with pytest.raises(InputError, match="babel needs rna"):
         toy_fit("babel", tmp_path / "out", toy_study(modalities=("atac", "protein")))
     for arguments, words in (
         (("nobody", None, None), "no system 'nobody'; there are babel, scmog"),
