@@ -22,6 +22,7 @@ def corpus_build(
     *,
     out: Path,
     genes: Path | None = None,
+    regions: Path | None = None,
     layer: str | None = None,
     obs: tuple[str, ...] = (),
     min_genes: int = 20,
@@ -39,6 +40,7 @@ def corpus_build(
         inputs: .h5ad, 10x .h5, 10x mtx folders, .csv/.tsv(.gz), .loom, .zarr; raw counts, any gene sets.
         out: The corpus: a folder that does not exist yet.
         genes: Vocabulary: genes.tsv, an HGNC table or a GTF. Without it, the union of the inputs' genes.
+        regions: For ATAC: the regions (BED, or a file whose peaks they are). Without it, the inputs' peaks if all have the same.
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         obs: Columns of obs to keep.
         min_genes: Cells with fewer non-zero genes are dropped and counted.
@@ -58,6 +60,7 @@ def corpus_build(
             inputs,
             out,
             genes=vocab,
+            regions=regions,
             layer=layer,
             obs_columns=obs,
             min_genes=min_genes,
@@ -145,8 +148,12 @@ def corpus_verify(folder: Folder, *, deep: bool = False) -> None:
     from expresser.corpus.verify import verify_corpus
 
     with progress_bar("verify") as report:
-        verify_corpus(folder, deep=deep, progress=lambda stage, done, total: report(done, total, stage))
+        left = verify_corpus(folder, deep=deep, progress=lambda stage, done, total: report(done, total, stage))
     print(f"{folder}: whole, every checksum fits{' and every row obeys the laws' if deep else ''}.")
+    if left:
+        print(
+            f"{', '.join(left)}: no part of it; left by an append that was killed. The next append uses or removes them."
+        )
 
 
 def corpus_split(

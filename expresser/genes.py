@@ -60,12 +60,14 @@ class GeneReport:
         if self.resolved > 0 and share >= min_counts:
             return
         examples = ", ".join(repr(name) for name in self.unmatched_examples) or "none"
+        peaks = (self.likely_cause or "").startswith("genomic intervals")
         raise InputError(
             f"{where}: {share:.1%} of the {'names' if self.counts_kept is None else 'counts'} belong to genes of the "
             f"vocabulary, at least {min_counts:.0%} must ({self.resolved} of {self.n_names} names resolved, "
             f"{self.ambiguous} ambiguous, {self.unknown} unknown). Unmatched, for example: {examples}. "
             f"Likely cause: {self.likely_cause or 'not recognised'}. Give the column that holds human Ensembl gene ids "
             "or symbols, a vocabulary of the same species, or a lower threshold where the loss is meant."
+            + (" A corpus of peaks is built with --regions in place of --genes." if peaks else "")
         )
 
 
@@ -159,6 +161,10 @@ class GeneVocab:
         ensembl = sum(map(is_ensembl_id, self.ids))
         first = ", ".join(f"{i} {s}" if i != s else i for i, s in zip(self.ids[:2], self.symbols[:2]))
         return f"GeneVocab({len(self):,} genes, {ensembl:,} with Ensembl ids: {first}, …; sha256 {self.sha256[:12]})"
+
+    def take(self, tokens: Int64[np.ndarray, " kept"]) -> "GeneVocab":
+        """The genes with these tokens, in this order."""
+        return GeneVocab(self._table.iloc[tokens].reset_index(drop=True))
 
     @cached_property
     def _index(self) -> dict[str, tuple[int, str]]:

@@ -21,6 +21,8 @@ class _Arguments:
     """Folder of the run: checkpoints, model, log, report. Not needed with --plan."""
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
+    verify: bool = True
+    """Compare every file of the corpus with its checksum before the first step: reads all of it once."""
     plan: bool = False
     """Say what the run would cost (tokens, FLOPs, memory, hours) and stop."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -43,7 +45,7 @@ def _run(argv: Sequence[str]) -> None:
     assert given.out is not None
     from pretrain.loop import pretrain
 
-    metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume)
+    metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume, verify=given.verify)
     valid, additive = metrics["valid"], metrics["additive"]
     print(
         f"validation MAE {valid['mae']:.4f} (gene + cell additive {additive['mae']:.4f}), "

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64, UInt32
 from torch import Tensor
 
 from expresser.corpus.mixing import Mixture, weigh
 from expresser.corpus.store import Corpus, CountBatch
-from expresser.corpus.stream import permutation
+from expresser.corpus.stream import Stream, permutation
 from expresser.errors import InputError
 from expresser.factors import gene_factors
 from expresser.model.cells import Cells, cell_key
-from pretrain.config import DataConfig
+from pretrain.config import DataConfig, Recipe
 
 _SPLIT, _LEVELS, _FACTORS = 101, 102, 103  # purposes of the seeded draws
 _LEVEL_CELLS = 20_000
@@ -67,8 +67,23 @@ def split(corpus: Corpus, config: DataConfig, seed: int) -> Split:
     return Split(train=train, valid=valid, groups=groups)
 
 
-def mixture(corpus: Corpus, rows: Int64[np.ndarray, " train"], config: DataConfig, seed: int) -> Mixture | None:
-    """The weighted mixture of the training cells that the configuration asks for; None where it asks for none.
+@dataclass(frozen=True)
+class Groups:
+    """What a mixture weighs: the group of each training cell, and each group's name, cells and weight."""
+
+    names: tuple[str, ...]
+    of_cell: UInt32[np.ndarray, " train"]
+    sizes: Int64[np.ndarray, " groups"]
+    weights: Float64[np.ndarray, " groups"]
+
+    @property
+    def shares(self) -> Float64[np.ndarray, " groups"]:
+        """Of the cells shown."""
+        return self.weights / self.weights.sum()
+
+
+def weighed_groups(corpus: Corpus, rows: Int64[np.ndarray, " train"], config: DataConfig) -> Groups | None:
+    """The groups of the training cells that the configuration weighs; None where it weighs none.
 
     Raises
     ------
@@ -82,7 +97,31 @@ def mixture(corpus: Corpus, rows: Int64[np.ndarray, " train"], config: DataConfi
     sizes = {names[number]: int(n) for number, n in zip(present, np.bincount(groups))}
     what = "source" if config.weigh_by is None else f"value of obs column {config.weigh_by!r}"
     weights = weigh(config.source_weights, sizes, where=f"{what} among the training cells of {corpus.path}")
-    return Mixture(groups.astype(np.uint32), weights, seed)
+    return Groups(tuple(sizes), groups.astype(np.uint32), np.array(list(sizes.values()), np.int64), weights)
+
+
+def mixture(corpus: Corpus, rows: Int64[np.ndarray, " train"], config: DataConfig, seed: int) -> Mixture | None:
+    """The weighted mixture of the training cells that the configuration asks for; None where it asks for none."""
+    groups = weighed_groups(corpus, rows, config)
+    return None if groups is None else Mixture(groups.of_cell, groups.weights, seed)
+
+
+def training_stream(
+    corpus: Corpus, rows: Int64[np.ndarray, " train"], recipe: Recipe, *, rank: int = 0, world: int = 1
+) -> Stream:
+    """The steps of a run as one of its processes sees them: what is trained on, and what a plan looks at."""
+    return Stream(
+        corpus,
+        rows,
+        seed=recipe.seed,
+        global_batch=recipe.data.global_batch,
+        max_tokens=recipe.data.max_tokens,
+        max_genes=recipe.train_genes,
+        rank=rank,
+        world=world,
+        order=mixture(corpus, rows, recipe.data, recipe.seed),
+        length_window=recipe.data.length_window or 1,
+    )
 
 
 def to_cells(

@@ -1,20 +1,72 @@
 """``--plan``: what a run would cost, before it is begun."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
+from expresser.corpus.staging import bytes_text
 from expresser.corpus.store import Corpus
 from expresser.corpus.stream import Stream
+from expresser.model.configuration import ExpresserConfig
 from pretrain.config import Recipe
-from pretrain.data import split, to_cells
+from pretrain.data import Groups, split, to_cells, training_stream, weighed_groups
 from pretrain.loop import Plan, build_model
 from pretrain.objective import Objective, squared_error, targets
-from pretrain.throughput import cost, memory_bytes, n_parameters
+from pretrain.throughput import Cost, cost, memory_bytes, n_parameters
 
 _TIMED_STEPS = 3
+_GROUPS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the cells that a run shows amount to.
+
+    Attributes
+    ----------
+    tokens, targets, flops
+        Of the whole run. Expected over the order of cells: a group of a mixture counts as often as it is shown.
+    most_tokens
+        Padded tokens of the largest micro-batch that a single process can meet: with length windows it does.
+    passes
+        How often the run passes through each group of the mixture; through all training cells ("") where there is none.
+    """
+
+    tokens: float
+    targets: float
+    flops: float
+    most_tokens: int
+    passes: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, config: ExpresserConfig, lengths: Int64[np.ndarray, " train"], groups: Groups | None
+    ) -> "Forecast":
+        """Of a recipe on training cells that show these numbers of genes."""
+        plan = Plan.of(recipe, lengths.size)
+        if groups is None:
+            parts, passes = [lengths], {"": plan.total_cells / lengths.size}
+        else:
+            by_group = lengths[np.argsort(groups.of_cell, kind="stable")]
+            parts = np.split(by_group, np.cumsum(groups.sizes)[:-1])
+            passes = dict(zip(groups.names, (plan.total_cells * groups.shares / groups.sizes).tolist()))
+        costs = [(times, _cost(recipe, config, part)) for times, part in zip(passes.values(), parts)]
+        longest = int(lengths.max())
+        return cls(
+            tokens=sum(times * one.tokens for times, one in costs),
+            targets=sum(times * one.targets for times, one in costs),
+            flops=sum(times * one.flops for times, one in costs),
+            most_tokens=min(plan.global_batch * longest, max(recipe.data.max_tokens, longest)),
+            passes=passes,
+        )
+
+
+def _cost(recipe: Recipe, config: ExpresserConfig, lengths: Int64[np.ndarray, " cells"]) -> Cost:
+    return cost(config, lengths, Objective.of(recipe.objective).n_folds, recipe.objective.masked_share)
 
 
 def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
@@ -26,49 +78,79 @@ def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
     objective = Objective.of(recipe.objective)
     model = build_model(recipe, len(corpus.vocab))
     lengths = np.minimum(corpus.lengths[parts.train].astype(np.int64), recipe.train_genes)
-    epoch = cost(model.config, lengths, objective.n_folds, recipe.objective.masked_share)
-    share = plan.total_cells / parts.train.size
+    groups = weighed_groups(corpus, parts.train, recipe.data)
+    run = Forecast.of(recipe, model.config, lengths, groups)
     parameters = n_parameters(model)
     memory = memory_bytes(
-        model.config, parameters, recipe.data.max_tokens, objective.n_folds, 2 if recipe.precision == "bf16" else 4
+        model.config, parameters, run.most_tokens, objective.n_folds, 2 if recipe.precision == "bf16" else 4
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cells_per_s = _rate(recipe, corpus, parts.train, objective, model.to(device), device)
-    flops = epoch.flops * share
-    hours = plan.total_cells / cells_per_s / 3600
-    lines = {
-        "corpus": f"{corpus.n_cells:,} cells, {len(corpus.vocab):,} genes; {parts.valid.size:,} cells held out",
-        "model": f"{parameters:,} parameters",
-        "run": f"{plan.total_steps:,} steps of {plan.global_batch:,} cells = {share:.2f} epochs",
-        "tokens": f"{epoch.tokens * share:.3g} ({lengths.mean():.0f} a cell)",
-        "targets": f"{epoch.targets * share:.3g}",
-        "FLOPs": f"{flops:.3g} (matrix products, forward and backward)",
-        "memory": f"about {memory / 1e9:.1f} GB a process ({recipe.data.max_tokens:,} tokens at once)",
-        "rate": f"{cells_per_s:,.1f} cells/s on this {device.type} ({_TIMED_STEPS} steps timed), {flops / hours / 3600:.3g} FLOP/s",
-        "time": f"{hours:.2f} hours on one such process",
-    }
-    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+    stream = training_stream(corpus, parts.train, recipe)
+    seconds = run.flops * _seconds_per_flop(recipe, model.config, stream, model.to(device), device)
+    epochs = plan.total_cells / parts.train.size
+    lines = [
+        ("corpus", f"{corpus.n_cells:,} cells, {len(corpus.vocab):,} genes; {parts.valid.size:,} cells held out"),
+        ("model", f"{parameters:,} parameters"),
+        ("run", f"{plan.total_steps:,} steps of {plan.global_batch:,} cells = {epochs:.2f} epochs"),
+        *(("mixture", line) for line in _mixture_lines(run, groups)),
+        ("tokens", f"{run.tokens:.3g} ({run.tokens / plan.total_cells:.0f} a cell)"),
+        ("targets", f"{run.targets:.3g}"),
+        ("FLOPs", f"{run.flops:.3g} (matrix products, forward and backward)"),
+        ("memory", f"about {bytes_text(memory)} a process (at most {run.most_tokens:,} tokens at once)"),
+        (
+            "rate",
+            f"{plan.total_cells / seconds:,.1f} cells/s on this {device.type} ({_TIMED_STEPS} steps timed), "
+            f"{run.flops / seconds:.3g} FLOP/s",
+        ),
+        ("time", f"{_span(seconds)} on one such process, without validation{_deadline(recipe, seconds)}"),
+    ]
+    return "\n".join(f"{name:<8} {text}" for name, text in lines)
 
 
-def _rate(
-    recipe: Recipe,
-    corpus: Corpus,
-    rows: np.ndarray,
-    objective: Objective,
-    model: torch.nn.Module,
-    device: torch.device,
+def _mixture_lines(run: Forecast, groups: Groups | None) -> list[str]:
+    if groups is None:
+        return []
+    shown = [
+        f"{name}: {share:.1%} of the cells shown, {run.passes[name]:.2f} passes through its {size:,}"
+        for name, share, size in zip(groups.names, groups.shares, groups.sizes)
+    ]
+    more = len(shown) - _GROUPS_SHOWN
+    return shown if more <= 0 else [*shown[:_GROUPS_SHOWN], f"… and {more} more"]
+
+
+def _span(seconds: float) -> str:
+    """In the unit in which one would wait."""
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def _deadline(recipe: Recipe, seconds: float) -> str:
+    limit = recipe.data.minutes
+    if limit is None or seconds <= 60 * limit:
+        return ""
+    return f"; data.minutes ends it after {limit:g} minutes, {60 * limit / seconds:.0%} of its steps"
+
+
+def timed_positions(stream: Stream, window: int) -> list[int]:
+    """Where the steps to be timed begin: the first ones, or of the first length window a short, a middling and a long one."""
+    starts = [number * stream.global_batch for number in range(max(window, _TIMED_STEPS))]
+    if window > 1:
+        starts = sorted(starts[:window], key=lambda start: int(stream.step(start).lengths.sum()))
+    return [starts[(2 * number + 1) * len(starts) // (2 * _TIMED_STEPS)] for number in range(_TIMED_STEPS)]
+
+
+def _seconds_per_flop(
+    recipe: Recipe, config: ExpresserConfig, stream: Stream, model: torch.nn.Module, device: torch.device
 ) -> float:
-    """Cells per second of forward and backward passes, the first step not counted."""
-    stream = Stream(
-        corpus,
-        rows,
-        seed=recipe.seed,
-        global_batch=recipe.data.global_batch,
-        max_tokens=recipe.data.max_tokens,
-        max_genes=recipe.train_genes,
-    )
-    seconds = []
-    for what, counts in stream.steps(0, (_TIMED_STEPS + 1) * recipe.data.global_batch):
+    """Median over steps of forward and backward passes, one before them not counted.
+
+    By FLOP, not by cell: with length windows a step's cells are no sample of the run's.
+    """
+    positions = timed_positions(stream, recipe.data.length_window or 1)
+    objective, found = Objective.of(recipe.objective), []
+    for start in [positions[0], *positions]:
+        what, counts = stream[start]
         began = time.perf_counter()
         for number, batch in enumerate(counts):
             cells = to_cells(
@@ -86,5 +168,5 @@ def _rate(
         model.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return recipe.data.global_batch / float(np.median(seconds[1:]))
+        found.append((time.perf_counter() - began) / _cost(recipe, config, what.lengths.astype(np.int64)).flops)
+    return float(np.median(found[1:]))

@@ -35,13 +35,13 @@ import torch
 from _dense_babel import DenseCells, like
 from torch.utils.data import default_collate
 
+from expresser.regions import Regions
 from translate.babel import Babel
 from translate.feed import Feed, peak_bounds
 from translate.fitting import build, fit
 from translate.peaks import repool
 from translate.phases import Optimizer, Turn
 from translate.preprocess import AtacInput, AtacRecipe, RnaInput, RnaRecipe
-from translate.regions import Regions
 from translate.splits import split_random
 from translate.translator import Translator
 from translate.writing import write_predictions

@@ -57,8 +57,8 @@ def bmmc(folder: Path, seed: int) -> tuple[Study, Split]:
     """Of set A the first donor trains and validates; the test cells are those of set B of other donors."""
     import anndata
 
+    from expresser.regions import Regions
     from translate.peaks import repool
-    from translate.regions import Regions
 
     rna_a, rna_b = joined(folder / "bmmc_setA_rna.h5ad", folder / "bmmc_setB_rna.h5ad")
     atac_a, atac_b = (anndata.read_h5ad(folder / f"bmmc_set{name}_atac.h5ad") for name in "AB")

@@ -7,11 +7,11 @@ from scipy import sparse
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate.baselines import LowRank, NearestNeighbours, Pairs, Ridge, TrainingMean
 from translate.components import Components
 from translate.gene_activity import GeneActivity, peak_gene_weights
 from translate.predicted import Predicted
-from translate.regions import Regions
 
 CELLS, GENES, PEAKS = 360, 50, 300
 

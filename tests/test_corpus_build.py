@@ -2,10 +2,14 @@
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import anndata
@@ -17,7 +21,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from expresser.cli import main
-from expresser.corpus import shuffle
+from expresser.corpus import append, shuffle, workers
 from expresser.corpus.append import append_corpus, lost_counts
 from expresser.corpus.build import build_corpus
 from expresser.corpus.duplicates import Seen
@@ -57,6 +61,12 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def calm(paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """The undisturbed build in one process."""
     return build_corpus(paths, tmp_path_factory.mktemp("calm") / "corpus", **ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def calm_first(paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Of the first file alone."""
+    return build_corpus(paths[:1], tmp_path_factory.mktemp("first") / "corpus", **ARGUMENTS)
 
 
 # One pass
@@ -130,36 +140,68 @@ def test_take_rows_is_take(calm: Corpus) -> None:
 # Several processes
 
 
-def test_bytes_do_not_depend_on_the_number_of_workers(paths: list[Path], tmp_path: Path) -> None:
+class Threads(ThreadPoolExecutor):
+    """In place of a pool of processes, each of which imports for seconds: what a job raises is pickled, as between processes."""
+
+    def __init__(self, workers_: int, *, mp_context: object, initializer: object, initargs: tuple) -> None:
+        super().__init__(workers_)
+        workers._shared.update(done=initargs[0], stop=initargs[1])
+
+    def submit(self, function: Callable, /, *args: object) -> Future:  # type: ignore[override]
+        def run() -> object:
+            try:
+                return function(*args)
+            except Exception as error:
+                raise pickle.loads(pickle.dumps(error)) from None  # noqa: S301
+
+        return super().submit(run)
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Threads)
     memory = anndata.read_h5ad(paths[1])
     memory.obs_names = [f"{name}'" for name in memory.obs_names]
     inputs = [paths[0], memory, *paths[1:]]
     calls: list[tuple[str, int, int]] = []
-    for workers in (1, 2):
-        out = tmp_path / str(workers)
-        told = (lambda *call: calls.append(call)) if workers == 2 else None
-        build_corpus(inputs, out, **ARGUMENTS, deduplicate="counts", workers=workers, progress=told)
-    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "2")
+    for number in (1, 2, 3):
+        out = tmp_path / str(number)
+        told = (lambda *call: calls.append(call)) if number == 2 else None
+        build_corpus(inputs, out, **ARGUMENTS, deduplicate="counts", workers=number, progress=told)
+    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "2") == bytes_of(tmp_path / "3")
     dropped = [source["dropped"].get("duplicates") for source in Corpus.open(tmp_path / "2").manifest["sources"]]
     assert dropped[:2] + dropped[3:] == [0, 0, 0]
     assert dropped[2] == Corpus.open(tmp_path / "2").manifest["sources"][1]["cells"]
     read = [done for stage, done, total in calls if stage == "read" and total == 360]
     assert read == sorted(read)
     assert read[-1] == 360
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
     # And an error is the same error.
     wrong = anndata.read_h5ad(paths[2])
     wrong.X = sparse.csr_matrix(wrong.X * 0.5)
     wrong.write_h5ad(tmp_path / "wrong.h5ad")
     said = []
-    for workers in (1, 2):
+    for number in (1, 2):
         with pytest.raises(InputError) as caught:
-            build_corpus([paths[0], tmp_path / "wrong.h5ad"], tmp_path / "c", **ARGUMENTS, workers=workers)
+            build_corpus([paths[0], tmp_path / "wrong.h5ad"], tmp_path / "c", **ARGUMENTS, workers=number)
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert "does not hold raw counts" in said[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "wrong.h5ad"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "wrong.h5ad"]
+
+
+def test_a_process_of_its_own_packs_the_same_bytes(
+    calm: Corpus, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One, for all files: each takes seconds to start.
+    pool = workers.ProcessPoolExecutor
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda _, **options: pool(1, **options))
+    done = []
+    build_corpus(paths, tmp_path / "c", **ARGUMENTS, workers=2, progress=lambda *told: done.append(told))
+    assert bytes_of(tmp_path / "c") == bytes_of(calm.path)
+    assert ("read", 270, 270) in done
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 # Killed
@@ -190,22 +232,26 @@ def run(moment):
             if calls == moment["call"]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def killer(module, name, before):
-        function = getattr(module, name)
+    if moment["stage"] == "manifest":
+        module = append if "append" in moment else build
+        write = module.write_manifest
 
-        def wrapped(*args, **kwargs):
-            if not before:
-                function(*args, **kwargs)
+        def written(*args):
+            write(*args)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(module, name, wrapped)
-
-    if moment["stage"] == "manifest":
-        killer(append if job.get("append") else build, "write_manifest", False)
+        module.write_manifest = written
     if moment["stage"] == "last":
-        killer(append.os, "replace", True)
-    if job.get("append"):
-        append.append_corpus(moment["out"], job["paths"], progress=told)
+        replace = append.os.replace
+
+        def last(source, target):
+            replace(source, target)
+            if str(target).endswith("manifest.json"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        append.os.replace = last
+    if "append" in moment:
+        append.append_corpus(moment["out"], moment["append"], progress=told)
     else:
         build.build_corpus(job["paths"], moment["out"], progress=told, **job["arguments"])
 
@@ -222,12 +268,12 @@ for moment in job["moments"]:
 """
 
 
-def kill(tmp_path: Path, paths: list[Path], moments: list[dict], **more: object) -> None:
-    """Run a build (an append) for each moment and SIGKILL it there."""
+def kill(tmp_path: Path, paths: list[Path], moments: list[dict]) -> None:
+    """Run a build (an append of moment["append"]) for each moment and SIGKILL it there."""
     VOCAB.save(tmp_path / "genes.tsv")
     arguments = {key: value for key, value in ARGUMENTS.items() if key != "genes"}
     job = {"paths": [str(path) for path in paths], "genes": str(tmp_path / "genes.tsv"), "arguments": arguments}
-    subprocess.run([sys.executable, "-c", KILLED, json.dumps(job | {"moments": moments} | more)], check=True)
+    subprocess.run([sys.executable, "-c", KILLED, json.dumps(job | {"moments": moments})], check=True)
 
 
 @pytest.fixture
@@ -249,16 +295,37 @@ MOMENTS = [
     ("write", 25, 3),
     ("manifest", 1, 3),
 ]
+# Where appends are killed: while reading and writing; with all files moved in, twice; with the new manifest in its place, twice.
+APPENDS = {
+    "read6": ("read", 6),
+    "write8": ("write", 8),
+    "moved": ("manifest", 1),
+    "other": ("manifest", 1),
+    "last": ("last", 1),
+    "last2": ("last", 1),
+}
 
 
 @pytest.fixture(scope="module")
-def killed(paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of builds that were killed, one for each of MOMENTS by its name, "other" and "cut" at the third."""
+def killed(paths: list[Path], calm_first: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of builds that were killed, one for each of MOMENTS by its name, "other" and "cut" at the third.
+
+    In its "appends" those of `paths[1:]` to copies of `calm_first` that were, one for each of APPENDS, and an unharmed "calm".
+    One interpreter forks for all: to start one takes longer than all that is killed.
+    """
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     folder = tmp_path_factory.mktemp("killed")
     moments = [{"stage": stage, "call": call, "out": str(folder / f"{stage}{call}")} for stage, call, _ in MOMENTS]
-    kill(folder, paths, moments + [moments[2] | {"out": str(folder / name)} for name in ("other", "cut")])
+    moments += [moments[2] | {"out": str(folder / name)} for name in ("other", "cut")]
+    for name in (*APPENDS, "calm"):
+        shutil.copytree(calm_first.path, folder / "appends" / name)
+    more = [str(path) for path in paths[1:]]
+    moments += [
+        {"stage": stage, "call": call, "out": str(folder / "appends" / name), "append": more}
+        for name, (stage, call) in APPENDS.items()
+    ]
+    kill(folder, paths, moments)
     return folder
 
 
@@ -515,25 +582,51 @@ def test_an_appended_input_with_other_genes_is_told_of(paths: list[Path], tmp_pa
     assert 0.1 < share < 0.5
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_append_leaves_the_old_corpus_and_goes_on(
-    paths: list[Path], tmp_path: Path, small_steps: None
+    paths: list[Path], calm_first: Corpus, killed: Path, tmp_path: Path, small_steps: None
 ) -> None:
-    outs = [tmp_path / name for name in ("read6", "write8", "manifest", "last", "calm")]
-    for out in outs:
-        old = build_corpus(paths[:1], out, **ARGUMENTS)
+    old, folder = calm_first, killed / "appends"
+    outs = [folder / name for name in (*APPENDS, "calm")]
     new = append_corpus(outs[-1], paths[1:])
-    moments = [
-        {"stage": stage, "call": call, "out": str(out)}
-        for out, (stage, call) in zip(outs, (("read", 6), ("write", 8), ("manifest", 1)))
-    ]
-    kill(tmp_path, paths[1:], moments, append=True)
+    moved = [shard["file"] for shard in new.manifest["shards"][len(old.manifest["shards"]) :]] + ["obs-00003.parquet"]
     for out in outs[:3]:
-        verify_corpus(out)
+        assert verify_corpus(out) == (moved if out.name == "moved" else [])
         assert Corpus.open(out).corpus_id == old.corpus_id
         assert append_corpus(out, paths[1:]).corpus_id == new.corpus_id
         assert bytes_of(out) == bytes_of(outs[-1])
-        assert not (tmp_path / f".{out.name}.appending").exists()
+        assert not (folder / f".{out.name}.appending").exists()
+    # What was moved in for an append that another takes the place of does not stay.
+    assert verify_corpus(outs[3]) == moved
+    assert append_corpus(outs[3], paths[2:]).manifest["obs"]["file"] == "obs-00002.parquet"
+    assert verify_corpus(outs[3]) == []
+    # Killed with nothing left to do but to tidy up: the same append finds its inputs there and tidies, another one too.
+    for out in outs[4:6]:
+        assert Corpus.open(out).corpus_id == new.corpus_id
+        assert verify_corpus(out) == ["obs.parquet"]
+    with pytest.raises(InputError, match=r"is in .* already"):
+        append_corpus(outs[4], paths[1:])
+    assert bytes_of(outs[4]) == bytes_of(outs[-1])
+    more = files(tmp_path, (40,), first=3)
+    assert bytes_of(append_corpus(outs[5], more).path) == bytes_of(append_corpus(outs[-1], more).path)
+    assert not list(folder.glob(".*"))
+
+
+def test_an_append_that_another_was_quicker_than_changes_nothing(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = build_corpus(paths[:1], tmp_path / "c", **ARGUMENTS).path
+    checked = append.check_numbers
+
+    def meanwhile(*numbers: int) -> None:
+        monkeypatch.setattr(append, "check_numbers", checked)
+        append_corpus(out, paths[1:2])
+        checked(*numbers)
+
+    monkeypatch.setattr(append, "check_numbers", meanwhile)
+    with pytest.raises(InputError, match="another process appended to it meanwhile"):
+        append_corpus(out, paths[2:])
+    assert [source["name"] for source in Corpus.open(out).manifest["sources"]] == ["a", "b"]
+    assert verify_corpus(out) == []
 
 
 # The commands

@@ -363,8 +363,11 @@ def test_what_is_not_there_is_said(hub: Server, corpus: Corpus, tmp_path: Path, 
 def test_a_hub_that_refuses_a_push_is_one_message(hub: Server, corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"other/atlas: the hub did not take the corpus .*403"):
         push_corpus(corpus.path, "other/atlas")
-    with pytest.raises(InputError, match="no name: the hub did not take"):
-        push_corpus(corpus.path, "no name")
+    asked = len(hub.asked)
+    for name in ("no name", "atlas", "file:///tmp/atlas", "s3://bucket/atlas", "./lab/atlas"):
+        with pytest.raises(InputError, match=r"a push goes to a data set of the hub, org/name .* copy the folder"):
+            push_corpus(corpus.path, name)
+    assert len(hub.asked) == asked
 
 
 def test_offline_is_said(hub: Server, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,6 +555,19 @@ def test_a_protocol_that_is_not_installed_names_its_package(
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(InputError, match=message):
         pull_corpus(url, tmp_path / "out")
+
+
+def test_a_folder_of_this_disk_is_not_looked_for_on_the_hub(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    shutil.copytree(corpus.path, tmp_path / "parts" / "train")
+    monkeypatch.chdir(tmp_path)
+    for url in ("parts/train", "./parts/train", str(tmp_path / "parts" / "train")):
+        with pytest.raises(InputError, match=r"is a folder on this disk, .* say file:///") as caught:
+            pull_corpus(url, tmp_path / "out")
+    copied = pull_corpus(str(caught.value).partition("say ")[2].partition(";")[0], tmp_path / "out")
+    assert same(copied, corpus)
 
 
 def test_addresses_are_told_apart() -> None:

@@ -17,12 +17,13 @@ from scipy import sparse
 
 from expresser.cli import main
 from expresser.corpus import derive, manifest
+from expresser.corpus.append import append_corpus
 from expresser.corpus.build import build_corpus
 from expresser.corpus.dealing import deal, parse_shares
 from expresser.corpus.histograms import histogram_lines, log_histogram
 from expresser.corpus.info import corpus_info, info_text
 from expresser.corpus.info_page import info_page
-from expresser.corpus.labels import commonest, read_labels
+from expresser.corpus.labels import commonest, labels_sha256, read_labels
 from expresser.corpus.leaks import Shared, count_fingerprints, shared
 from expresser.corpus.selection import subset_corpus
 from expresser.corpus.splitting import report_text, split_corpus
@@ -70,10 +71,8 @@ def corpus(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Corpu
 
 
 def build(files: list[Path], out: Path, **changes: object) -> Corpus:
-    arguments: dict = {"genes": VOCAB, "min_genes": 3, "shard_rows": 128, "batch_rows": 50}
-    return build_corpus(
-        files, out, obs_columns=["donor", "cell_type", "age", "sick"], min_counts_kept=0.0, **(arguments | changes)
-    )
+    arguments: dict = {"genes": VOCAB, "min_genes": 3, "min_counts_kept": 0.0, "shard_rows": 128, "batch_rows": 50}
+    return build_corpus(files, out, **(arguments | {"obs_columns": ["donor", "cell_type", "age", "sick"]} | changes))
 
 
 @pytest.fixture
@@ -198,6 +197,7 @@ def test_the_same_split_is_the_same_and_ids_follow_content_alone(corpus: Corpus,
     first = subset_corpus(corpus, tmp_path / "b", where=["source=b"])
     again = subset_corpus(corpus, tmp_path / "not", without=["source=a", "source=c"], shard_rows=33, batch_rows=7)
     assert first.corpus_id == again.corpus_id
+    assert first.manifest["derived_from"]["rule"] != again.manifest["derived_from"]["rule"]
     assert first.corpus_id != subset_corpus(corpus, tmp_path / "fewer", where=["source=b"], cells=119).corpus_id
 
 
@@ -367,6 +367,43 @@ def test_what_is_there_is_not_touched_and_failures_leave_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_parts_with_the_same_counts_and_other_labels_are_other_corpora(tmp_path: Path) -> None:
+    # Two cells of one file with one profile: which of them was chosen shows in their labels alone.
+    data = sample(20, 9, "x", donor=[f"d{i % 4}" for i in range(20)], age=[1.0, np.nan] * 10, sick=[True] * 20)
+    data.X = data.X[[0] * 20]
+    corpus = build_corpus([data], tmp_path / "c", genes=VOCAB, min_genes=1, obs_columns=["donor", "age", "sick"])
+    parts = [subset_corpus(corpus, tmp_path / f"{i}", where=[f"barcode=x{i}"]) for i in range(3)]
+    assert len({part.manifest["content"] for part in parts}) == 1
+    assert len({part.corpus_id for part in parts}) == 3
+    # How the table is stored is no part of it, one label is.
+    stored = pq.read_table(tmp_path / "c" / "obs.parquet")
+    pq.write_table(stored, tmp_path / "other.parquet", row_group_size=3, compression="none")
+    expected = labels_sha256(tmp_path / "c" / "obs.parquet")
+    assert labels_sha256(tmp_path / "other.parquet") == expected
+    for column, value in (("donor", "d9"), ("donor", None), ("age", 0.0), ("sick", None), ("barcode", "y")):
+        values = stored[column].to_pylist()
+        values[3] = value
+        place, field = stored.column_names.index(column), stored.schema.field(column)
+        pq.write_table(stored.set_column(place, field, pa.array(values, field.type)), tmp_path / "other.parquet")
+        assert labels_sha256(tmp_path / "other.parquet") != expected
+    rewritten(parts[0].path, "obs.parquet", lambda t: t.set_column(2, "donor", pa.array(["d3"])))
+    assert "holds other labels than the manifest says" in " ".join(map(str, find_faults(parts[0].path)))
+
+
+def test_a_part_remembers_what_was_appended_to_the_whole(files: list[Path], tmp_path: Path) -> None:
+    build(files[:1], tmp_path / "c", obs_columns=["donor"])
+    append_corpus(tmp_path / "c", files[1:2])
+    corpus = append_corpus(tmp_path / "c", files[2:])
+    part = subset_corpus(corpus, tmp_path / "s", sources=["a", "c"])
+    origin = part.manifest["derived_from"]
+    assert origin["corpus_id"] == corpus.corpus_id
+    assert [(entry["inputs"], entry["cells"]) for entry in origin["appended"]] == [(["b"], 120), (["c"], 40)]
+    small = corpus_info(subset_corpus(part, tmp_path / "t", cells=30).path)
+    assert small["appended"] == origin["appended"]
+    assert {source["name"]: source["appended"] for source in small["sources"]} == {"a": None, "c": 2}
+    assert "appended  2: c (40 cells) (to the corpus this one comes from)" in info_text(small)
+
+
 def test_a_derived_corpus_is_never_taken_for_a_finished_build(
     corpus: Corpus, files: list[Path], tmp_path: Path
 ) -> None:
@@ -393,6 +430,9 @@ def test_labels_by_column_are_those_of_obs(corpus: Corpus) -> None:
         labels = read_labels(corpus, column)
         assert (labels.isna() == corpus.obs[column].isna()).all()
         assert labels.dropna().astype(str).tolist() == corpus.obs[column].dropna().astype(str).tolist()
+        values, numbers = corpus.labels(column)
+        by_row = labels.iloc[corpus.cell_ids]
+        assert [values[n] for n in numbers] == ["nan" if absent else str(v) for v, absent in zip(by_row, by_row.isna())]
     counts = corpus.obs["donor"].value_counts()
     assert [n for _, n in commonest(read_labels(corpus, "donor"), 3)] == counts.head(3).tolist()
 
@@ -425,6 +465,45 @@ def test_info_keeps_its_contract_and_counts_all_cells(corpus: Corpus, capsys: py
     assert "█" in text
     in_b = corpus.source_ids == 1
     assert info["sources"][1]["median_depth"] == np.median(corpus.totals[in_b])
+
+
+def test_info_tells_what_was_dropped_and_what_was_appended(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = sample(50, 1, "Z")  # the counts of a's first cells, and a cell without any
+    twice.X = sparse.vstack(
+        [anndata.read_h5ad(files[0]).X[:49], sparse.csr_matrix((1, N_GENES), dtype=np.float32)]
+    ).tocsr()
+    twice.write_h5ad(tmp_path / "twice.h5ad")
+    build(files[:1], tmp_path / "c", obs_columns=["donor"], deduplicate="counts")
+    append_corpus(tmp_path / "c", [files[1], tmp_path / "twice.h5ad"])
+    append_corpus(tmp_path / "c", files[2:])
+    folder = str(tmp_path / "c")
+    main(["corpus", "info", folder, "--json", "--html", str(tmp_path / "c.html")])
+    info = json.loads(capsys.readouterr().out)
+    assert info["dropped"] == {"empty": 1, "few genes": 0, "duplicates": 49}
+    assert info["cells"] + sum(info["dropped"].values()) == info["cells_read"] == 390
+    assert [(part["inputs"], part["cells"]) for part in info["appended"]] == [(["b", "twice"], 120), (["c"], 40)]
+    assert [source["appended"] for source in info["sources"]] == [None, 1, 1, 2]
+    main(["corpus", "info", folder])
+    text = capsys.readouterr().out
+    for line in (
+        "dropped   50 of 390 cells read: 1 empty, 0 few genes, 49 duplicates",
+        "appended  1: b, twice (120 cells)",
+        "appended  2: c (40 cells)",
+    ):
+        assert line in text.splitlines()
+    row = next(line for line in text.splitlines() if line.startswith("twice"))
+    assert row.split()[:5] == ["twice", "0", "1", "0", "49"]
+    assert row.split()[-1] == "1"
+    page = (tmp_path / "c.html").read_text()
+    for words in ("dropped: duplicates", "49 duplicates", "Appended after the build: 1: b, twice (120 cells); 2: c"):
+        assert words in page
+    # Where nothing was looked for or appended, nothing is said of it.
+    build(files, tmp_path / "plain")
+    text = info_text(corpus_info(tmp_path / "plain"))
+    assert "duplicates" not in text
+    assert "appended" not in text
 
 
 def test_the_page_of_a_corpus_holds_its_figures_tables_and_origin(corpus: Corpus, tmp_path: Path) -> None:
@@ -554,7 +633,11 @@ def test_the_commands_end_to_end(
     words = ["--where", "donor=d1", "donor=d2", "--not", "sick=true", "--source", "a", "b", "--cells", "10"]
     main(["corpus", "subset", folder, *words, "--out", "some"])
     assert "10 cells x 50 genes" in capsys.readouterr().out
+    Path("some/obs-00002.parquet").write_bytes(b"of an append that was killed")
+    Path("some/notes.txt").write_text("mine")
+    capsys.readouterr()
     main(["corpus", "verify", "some"])
+    assert "\nobs-00002.parquet: no part of it; left by an append that was killed" in capsys.readouterr().out
     main(["corpus", "info", "some", "--html", "page.html"])
     assert Path("page.html").is_file()
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate import fragment_files, fragment_index
 from translate.fragments import peaks_from_fragments
-from translate.regions import Regions
 from translate.study import DataWarning
 
 PEAKS = Regions.parse(["chr2:50-90", "chr1:10-30", "chr1:20-40", "chr1:5-60", "chrX:1-4"])  # some overlap

@@ -10,6 +10,7 @@ from jaxtyping import TypeCheckError
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate import peaks as peak_module
 from translate.peaks import (
     binarise,
@@ -20,7 +21,6 @@ from translate.peaks import (
     peak_filter,
     repool,
 )
-from translate.regions import Regions
 
 CELLS = 5
 # Rows, not Regions: beartype draws from `random`, which a strategy must not.

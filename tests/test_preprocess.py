@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from expresser.simulate import simulate_multiome
 from translate import peaks as peak_module
 from translate.preprocess import AtacInput, AtacRecipe, ProteinInput, RnaInput, RnaRecipe
 from translate.preprocess.atac import EmptyChromosomeWarning
 from translate.preprocess.quantiles import quantiles
-from translate.regions import Regions
 from translate.study import Measured
 
 ALL = RnaRecipe(min_genes=0, max_genes=None)

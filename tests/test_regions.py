@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expresser.errors import InputError
+from expresser.peak_names import chrom_name, natural
+from expresser.regions import Regions
 from translate.genomes import CHROM_SIZES, check_genome, guess_genome
 from translate.liftover import lift
-from translate.peak_names import chrom_name, natural
-from translate.regions import Regions
 
 CHROMS = ["chr1", "chr2", "chr10", "chrX", "chrM", "GL000194.1", "chr1_KI270706v1_random", "HLA-A*01:01"]
 

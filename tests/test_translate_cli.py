@@ -14,6 +14,7 @@ from scipy import sparse
 
 from expresser.cli import main
 from expresser.errors import InputError
+from expresser.regions import Regions
 from expresser.simulate import simulate_multiome
 from tests.test_cli import refused, tree
 from tests.translate_toys import toy_anndata
@@ -24,7 +25,6 @@ from translate.data import read_study
 from translate.held import split_of
 from translate.origin import Origin, layers
 from translate.reading import guess_modality, read_measured
-from translate.regions import Regions
 from translate.splits import split_by_column, validate_at_random
 from translate.study import DataWarning, Modality, Study
 from translate.trainer import Trainer

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expresser.bed import read_bed
 from expresser.cli import main
 from expresser.errors import InputError
 from tests.test_cli import refused
 from tests.translate_toys import toy_fit
-from translate.bed import read_bed
 from translate.counting import cells_to_count, peaks_to_count
 
 LINES = [("1", 12, "AA-1"), ("chr1", 30, "AA-1"), ("chr1", 1010, "CC-1"), ("chr2", 70, "CC-1"), ("chr2", 5000, "GG-1")]

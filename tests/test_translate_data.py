@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from expresser.simulate import simulate_multiome
 from translate.align import align_genes, match_genes, match_regions, take_columns
 from translate.data import PairingWarning, Study, read_study
 from translate.joining import JoiningWarning
 from translate.pairing import pairing_evidence
-from translate.regions import Regions
 
 CELLS = [f"ACGTACGTAC{a}{b}{c}-1" for a in "ACGT" for b in "ACGT" for c in "AC"]
 GENES = ["TP53", "GATA1", "CD3E", "XIST", "MS4A1", "LYZ"]

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from expresser.likelihoods import bernoulli_log_prob, focal_loss, nb_log_prob
+from expresser.regions import Regions
 from translate.babel import Babel, BabelConfig
 from translate.batches import BlockedMatrix, SparseRows, sparse_rows
 from translate.blocks import BatchNorm, ChromosomeLinear, Dense, PReLU, SparseDense, SparseLinear
 from translate.heads import DISPERSION_RANGE, MEAN_RANGE, CountHead, Focal, OpenHead
 from translate.preprocess import AtacInput, AtacRecipe, RnaInput, RnaRecipe
-from translate.regions import Regions
 from translate.scmog import Scmog, ScmogConfig
 
 

@@ -6,8 +6,8 @@ from jaxtyping import Int32, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
-from translate.peaks import binarise, coverage, repool
-from translate.regions import Regions
+from expresser.regions import Regions
+from translate.peaks import binarise, coverage, opens, repool
 from translate.study import Measured
 
 _ENTRIES = 1_000_000  # moved at a time
@@ -115,9 +115,24 @@ def align_peaks(measured: Measured, wanted: Regions) -> sparse.csr_matrix:
     """
     given = Regions.from_var(measured.var, where=measured.name)
     columns = match_regions(wanted, given)
-    others = given.take(np.setdiff1d(np.arange(len(given)), columns))
-    # A peak of the file that is not wanted but overlaps one that is was merged into it when the model's peaks were chosen.
-    if (columns >= 0).all() and not others.overlaps(wanted).nnz:
+    if _are_its_own(columns, given, wanted):
         return binarise(take_columns(measured.matrix, columns), copy=False)
     coverage(given, wanted, where=measured.name).check()
     return repool(measured.matrix, given, wanted)
+
+
+def peaks_onto(measured: Measured, wanted: Regions) -> sparse.csr_matrix:
+    """What `align_peaks` does to a cell, as a matrix: 0/1, peaks of the file x wanted, which of them each peak opens."""
+    given = Regions.from_var(measured.var, where=measured.name)
+    if not _are_its_own(match_regions(wanted, given), given, wanted):
+        coverage(given, wanted, where=measured.name).check()
+    return opens(given, wanted)
+
+
+def _are_its_own(columns: Int64[np.ndarray, " wanted"], given: Regions, wanted: Regions) -> bool:
+    """Whether a file has every wanted peak and no other that overlaps one.
+
+    Such another was merged into the wanted one when the model's peaks were chosen.
+    """
+    others = given.take(np.setdiff1d(np.arange(len(given)), columns))
+    return bool((columns >= 0).all() and not others.overlaps(wanted).nnz)

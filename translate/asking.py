@@ -9,9 +9,9 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate.align import match_genes
 from translate.liftover import LiftReport, lift
-from translate.regions import Regions
 from translate.study import Measured, Modality
 from translate.translator import Translator
 from translate.verdicts import FEATURES

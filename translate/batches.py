@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -102,6 +103,23 @@ class SparseRows:
             torch.ones(()) if self.values is None else self.values
         )
         return full
+
+
+@runtime_checkable
+class BlockedCells(Protocol):
+    """Cells that are read by blocks of their features, wherever they lie."""
+
+    bounds: tuple[int, ...]
+    shape: tuple[int, int]
+
+    def rows(self, cells: Int64[np.ndarray, " cells"]) -> SparseRows:
+        """These cells, in this order."""
+
+    def lengths(self) -> Int64[np.ndarray, " cells"]:
+        """Number of non-zeros of each cell."""
+
+    def shares(self, cells: Int64[np.ndarray, " cells"]) -> Float32[np.ndarray, " features"]:
+        """Mean of each column over these cells."""
 
 
 class BlockedMatrix:

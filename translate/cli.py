@@ -23,8 +23,11 @@ def list_systems() -> None:
 
     for name, kind in SYSTEMS.items():
         published = kind.published
+        ways = [f"{source} to {to}" for source, to in published.directions if source != to]
+        if kind.embeds:
+            ways = [f"an embedding of {source}, and {to} imputed" for source, to in published.directions]
         rows = {
-            "directions": ", ".join(f"{source} to {to}" for source, to in published.directions),
+            "gives" if kind.embeds else "directions": ", ".join(ways),
             "needs": published.pairing,
             "choose it for": published.choose,
             "presets": ", ".join(kind.presets),

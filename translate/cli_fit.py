@@ -1,76 +1,17 @@
 """``expresser translate fit SYSTEM``: read, split, fit, judge, and one page about all of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any
 
 import tyro
 
 from expresser.commands import progress_bar
 from expresser.errors import InputError
-
-Config = TypeVar("Config")
+from translate.cli_options import Arguments, choose_split, prove_modalities, settled
 
 EXAMPLE = "expresser translate fit babel --rna rna.h5ad --atac atac.h5ad --split donor --out runs/babel"
-
-
-@dataclass(frozen=True)
-class Arguments(Generic[Config]):
-    """All options of `fit`; those under config are the system's own."""
-
-    out: Path
-    """Folder of the run: model, log, split, metrics.json, report.html."""
-    config: Config
-    """Options of the system; --preset says where they begin."""
-    rna: tuple[str, ...] = ()
-    """Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder, one or several (--rna a.h5ad b.h5ad), whose shared genes are
-    kept; if they hold other modalities too, these are read."""
-    atac: tuple[str, ...] = ()
-    """Counts or 0/1 of peaks, the same kinds of file; cells are paired by name, peaks of several files merged."""
-    protein: tuple[str, ...] = ()
-    """Antibody counts, or obsm:KEY for a table inside the RNA's files."""
-    mudata: str | None = None
-    """An .h5mu file with all modalities, in place of --rna and --atac."""
-    rna_only: tuple[str, ...] = ()
-    """More cells, measured in RNA only."""
-    atac_only: tuple[str, ...] = ()
-    """More cells, measured in ATAC only."""
-    layer: str | None = None
-    """Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X."""
-    genes: str | None = None
-    """Places of genes where the files have none: genes.tsv, a GTF, or a table of ids, chrom and tss."""
-    genome: str | None = None
-    """Build of the peaks (hg38, hg19, mm10): they are checked against it, in queries too."""
-    split: str = "random"
-    """random (70/15/15), cluster (whole clusters of RNA held out), or a column of obs whose groups stay whole."""
-    valid: tuple[str, ...] = ()
-    """Groups of the column that validate, or random: cells of the groups that train. Without it, groups are drawn."""
-    test: tuple[str, ...] = ()
-    """Groups of the column that are held out to the end. Without it, groups are drawn."""
-    rotation: int = 0
-    """Of the cluster split: which of the five."""
-    split_seed: int = 0
-    """Of the split; --seed is of the fit, so that several fits can share one split."""
-    preset: str | None = None
-    """A named configuration: translate list shows them."""
-    start: str | None = None
-    """A fitted model of the same system (folder or hub id) whose weights are kept: only what it lacks is fitted, such as
-    proteins."""
-    seed: int = 0
-    """Of first weights and batches."""
-    precision: Literal["no", "bf16"] = "no"
-    """bf16: mixed precision, for a GPU."""
-    resume: bool = False
-    """Go on with an interrupted fit in --out."""
-    evaluate: bool = True
-    """Judge the test cells at the end, beside baselines."""
-    baselines: bool = True
-    """Fit the baselines too: mean, knn, ridge, gene activity."""
-    labels: str | None = None
-    """Column of obs with cell types, for scores of types and markers. Without it, cell_type where there is one."""
-    maps: bool = True
-    """Draw UMAPs into the report."""
+EXAMPLE_OF_EMBEDDING = "expresser translate fit {system} {files} --batch donor --out runs/{system}"
 
 
 def run(argv: Sequence[str]) -> None:
@@ -96,10 +37,19 @@ def run(argv: Sequence[str]) -> None:
         arguments[SYSTEMS[system].config_class],
         default=Arguments(out=tyro.MISSING, config=default),
         prog=f"expresser translate fit {system}",
-        description=f"{SYSTEMS[system].published.reference}\n\nExample:\n  {EXAMPLE}",
+        description=f"{SYSTEMS[system].published.reference}\n\nExample:\n  {_example(system)}",
         args=argv[1:],
     )
     fit(system, given, begun)
+
+
+def _example(system: str) -> str:
+    """A command that fits this system."""
+    from translate.registry import SYSTEMS
+
+    kind = SYSTEMS[system]
+    files = " ".join(f"--{m} {m}.h5ad" for m in kind.needs)
+    return EXAMPLE_OF_EMBEDDING.format(system=system, files=files) if kind.embeds else EXAMPLE
 
 
 def usage() -> str:
@@ -117,13 +67,15 @@ def usage() -> str:
 def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     """Read, split, fit, judge."""
     from translate import fitting
+    from translate.embedding_cells import label_of, prove_labels
     from translate.judging import evaluate_fit, page_of_fit
     from translate.origin import Origin
+    from translate.registry import SYSTEMS
     from translate.score_table import score_table
     from translate.terminal import notes, on_fastest
 
-    main = fitting.is_main_process()
-    _check_split(given)
+    main, kind = fitting.is_main_process(), SYSTEMS[system]
+    given = settled(given, system, kind)
     if main and not given.resume and (given.out / "run.json").is_file():
         raise InputError(f"{given.out}: holds a run already. Add --resume to go on with it, or choose another --out.")
     origin = Origin(
@@ -135,16 +87,18 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
         atac_only=given.atac_only,
         layer=given.layer,
         genes=given.genes,
+        corpus=given.corpus,
     )
     with progress_bar(f"fit {system}", active=main) as report, notes() as doubts:
         report(0, None, "reading")
         study = origin.read()
-        if len(study.modalities) < 2:
-            raise InputError(
-                f"translate fit: only {study.modalities[0]} was given ({study.n_cells:,} cells), and there is nothing to "
-                "translate it to. Add another modality of the same cells: --rna, --atac or --protein."
-            )
-        split = choose_split(study, given)
+        prove_modalities(study, system, kind)
+        label = None
+        if kind.embeds:
+            label = label_of(study.obs, given.labels)
+            prove_labels(study.obs, label)  # before hours of training, not after
+        split = choose_split(study, given, kind.needs)
+        config, more = _with_alignment(study, split, given, report)
         report(0, None, "preparing")
         fitted = fitting.fit(
             system,
@@ -152,7 +106,7 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
             split=split,
             out=given.out,
             preset=given.preset,
-            config=given.config,
+            config=config,
             genome=given.genome,
             start=start,
             seed=given.seed,
@@ -164,10 +118,25 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
         if not main or fitted is None:
             return
         if not given.evaluate:
-            page_of_fit(given.out, fitted)
+            page_of_fit(given.out, fitted, ((), more))
             metrics = None
         elif (done := finished(given.out)) is not None:
             metrics = done
+        elif kind.embeds:
+            from translate.embedding_judging import evaluate_embedding
+
+            metrics = evaluate_embedding(
+                given.out,
+                on_fastest(fitted),
+                study,
+                truth=origin.files,
+                label=label,
+                baselines="all" if given.baselines_all else "usual" if given.baselines else "none",
+                maps=given.maps,
+                more=more,
+                seed=given.seed,
+                say=lambda words: report(0, None, words),
+            )
         elif not len(split.test):
             raise InputError(f"the fit is in {given.out}, but split {split.name!r} has no test cells to judge it by.")
         else:
@@ -188,6 +157,27 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     print(f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}")
 
 
+def _with_alignment(study: Any, split: Any, given: Arguments[Any], report: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The configuration, with --config.alignment elbow made a number by short fits beside --out; and what the report shows of it."""
+    if getattr(given.config, "alignment", None) != "elbow":
+        return given.config, ()
+    from expresser.report import Section
+    from translate.elbow import choose_alignment, elbow_figure
+
+    config, table = choose_alignment(
+        study,
+        split,
+        given.config,
+        Path(f"{given.out}.elbow"),
+        given.seed,
+        report,
+        genome=given.genome,
+        precision=given.precision,
+    )
+    words = f"The alignment weighs {config.alignment:g}, chosen by short fits, which are in {given.out}.elbow."
+    return config, (Section("Scaling factor of the alignment", words, (elbow_figure(table),)),)
+
+
 def _what_was_used(run: Mapping[str, Any]) -> str:
     """Cells and features of a fit, in one line."""
     from translate.verdicts import FEATURES
@@ -199,20 +189,6 @@ def _what_was_used(run: Mapping[str, Any]) -> str:
     return f"{cells['train']:,} cells train, {cells['valid']:,} validate, {cells['test']:,} test{left}; {features}"
 
 
-def choose_split(study: Any, given: Arguments[Any]) -> Any:
-    """The split that the options ask for."""
-    from translate.splits import split_by_cluster, split_by_column, split_random, validate_at_random
-
-    if given.split == "random":
-        return split_random(study, seed=given.split_seed)
-    if given.split == "cluster":
-        return split_by_cluster(study, rotation=given.rotation, seed=given.split_seed)
-    seed, test = given.split_seed, given.test or None
-    if given.valid == ("random",):
-        return validate_at_random(study, split_by_column(study, given.split, valid=[], test=test, seed=seed), seed=seed)
-    return split_by_column(study, given.split, valid=given.valid or None, test=test, seed=seed)
-
-
 def finished(out: Path) -> dict[str, Any] | None:
     """The metrics of a fit that has been judged already."""
     import json
@@ -220,13 +196,6 @@ def finished(out: Path) -> dict[str, Any] | None:
     if (out / "metrics.json").is_file() and (out / "report.html").is_file():
         return dict(json.loads((out / "metrics.json").read_text()))
     return None
-
-
-def _check_split(given: Arguments[Any]) -> None:
-    if given.split in ("random", "cluster") and (given.valid or given.test):
-        raise InputError(f"--valid and --test name groups of a column: --split is {given.split}, not a column of obs.")
-    if given.rotation and given.split != "cluster":
-        raise InputError(f"--rotation is of the cluster split: --split is {given.split}.")
 
 
 def _given(argv: Sequence[str], option: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,6 +20,7 @@ def evaluate(
     atac: str | None = None,
     protein: str | None = None,
     mudata: str | None = None,
+    corpus: str | None = None,
     layer: str | None = None,
     genes: str | None = None,
     split_of: Path | None = None,
@@ -27,11 +28,16 @@ def evaluate(
     train_atac: str | None = None,
     train_protein: str | None = None,
     labels: str | None = None,
+    batch: str | None = None,
     baselines: bool = True,
+    baselines_all: bool = False,
     maps: bool = True,
     seed: int = 0,
 ) -> None:
     """Judge a model on cells measured in both modalities, beside baselines.
+
+    A model that embeds, such as sailer, is judged by how well clusters of its embedding are cell types, and by what the
+    embedding still knows of depth and batch; it needs --atac alone.
 
     All cells are test cells unless --split-of names the fit whose test cells to take. Baselines learn from --train-rna
     and --train-atac, or else from the cells that the model was trained on, while their files are where they were.
@@ -45,6 +51,7 @@ def evaluate(
         atac: Counts or 0/1 of peaks, of the same cells by name.
         protein: Antibody counts, or obsm:KEY for a table inside the RNA's file.
         mudata: An .h5mu file with all modalities, in place of --rna and --atac.
+        corpus: A folder that expresser corpus build made of ATAC, in place of all files.
         layer: Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X.
         genes: Places of genes where the files have none, for the gene activity baseline.
         split_of: Folder of a fit from the same files: its test cells are judged.
@@ -52,7 +59,9 @@ def evaluate(
         train_atac: ATAC of the same.
         train_protein: Proteins of the same.
         labels: Column of obs with cell types. Without it, cell_type where there is one.
-        baselines: Fit baselines too: mean, knn, ridge, gene activity.
+        batch: Of embeddings: column of obs with batches. Without it, that of the model, where these cells have it.
+        baselines: Fit baselines too: mean, knn, ridge, gene activity; of embeddings LSI and PCA, fitted to the cells judged.
+        baselines_all: Of embeddings: the slow ones as well, where they are installed: PeakVI, spectral.
         maps: Draw UMAPs into the report.
         seed: Of the baselines.
     """
@@ -65,26 +74,41 @@ def evaluate(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists. Choose a new folder for --out.")
-    origin = Origin(rna=rna, atac=atac, protein=protein, mudata=mudata, layer=layer, genes=genes)
+    origin = Origin(rna=rna, atac=atac, protein=protein, mudata=mudata, layer=layer, genes=genes, corpus=corpus)
     train = Origin(rna=train_rna, atac=train_atac, protein=train_protein, layer=layer, genes=genes)
     with progress_bar("evaluate") as report:
         report(0, None, "reading")
         translator = on_fastest(Translator.load(model))
         with notes() as doubts:
-            held = hold(model, translator.run, origin, fit=split_of, train=train if train.files else None)
-            metrics = evaluate_model(
-                out,
-                model,
-                translator,
-                held,
-                origin,
-                label=labels,
-                baselines=baselines,
-                maps=maps,
-                seed=seed,
-                doubts=doubts,
-                say=lambda words: report(0, None, words),
-            )
+            common: dict[str, Any] = {"maps": maps, "seed": seed, "doubts": doubts, "say": lambda w: report(0, None, w)}
+            if translator.system.embeds:
+                from translate.embedding_judging import evaluate_embedder
+
+                if train.files:
+                    raise InputError(
+                        f"--train-…: {translator.name} embeds, and its baselines learn from the cells judged. Leave it out."
+                    )
+                held = hold(model, translator.run, origin, fit=split_of, learning=False)
+                metrics = evaluate_embedder(
+                    out,
+                    model,
+                    translator,
+                    held,
+                    origin,
+                    label=labels,
+                    batch=batch,
+                    baselines="all" if baselines_all else "usual" if baselines else "none",
+                    **common,
+                )
+            else:
+                if batch is not None or baselines_all:
+                    raise InputError(
+                        f"--batch and --baselines-all are of embeddings, and {translator.name} translates."
+                    )
+                held = hold(model, translator.run, origin, fit=split_of, train=train if train.files else None)
+                metrics = evaluate_model(
+                    out, model, translator, held, origin, label=labels, baselines=baselines, **common
+                )
     print(score_table(metrics))
     print(f"report: {out / 'report.html'}")
 

@@ -28,8 +28,13 @@ def predict(
     threshold: float = 0.5,
     compression: Literal["gzip", "lzf"] | None = None,
     lift: str | None = None,
+    depth: float | None = None,
+    batch_of: str | None = None,
 ) -> None:
     """Predict a modality that was not measured, for the cells of a file of any length.
+
+    A system that embeds, such as sailer, predicts the modality it reads: peaks are imputed as if all cells had one depth
+    (the mean of training cells) and came from one batch (that of the deepest cells), so that neither shows.
 
     Example: expresser translate predict runs/babel --input atac.h5ad --to rna --out rna.h5ad
 
@@ -48,6 +53,8 @@ def predict(
         threshold: Of binary: what counts as open.
         compression: Of the file.
         lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
+        depth: Of imputation: number of open peaks that every cell is given.
+        batch_of: Of imputation: the batch that every cell is given, by its name in training.
     """
     from translate.asking import matched, wanted_features
     from translate.terminal import prove_out
@@ -57,14 +64,15 @@ def predict(
     prove_suffix(out)
     translator, measured, found = _asked(model, input, source, to, layer, lift)
     columns = wanted_features(translator, to, names=features, regions=regions)
+    fixed = {} if depth is None and batch_of is None else {"depth": depth, "batch": batch_of}
     with progress_bar(f"predict {to}") as report:
         report(0, None, "encoding")
         written = write_predictions(
-            translator.predict(measured, source=found, to=to),
+            translator.impute(measured, **fixed) if fixed else translator.predict(measured, source=found, to=to),
             out,
             obs=measured.obs,
             var=translator.var(to),
-            uns={"expresser": translator.trace(found, to)},
+            uns={"expresser": translator.trace(found, to) | {k: v for k, v in fixed.items() if v is not None}},
             features=columns,
             form=form,
             top_k=top_k,
@@ -75,7 +83,8 @@ def predict(
     print(matched(translator, measured, found), file=sys.stderr)
     n = len(translator.var(to)) if columns is None else len(columns)
     cells = "1 cell" if measured.n_cells == 1 else f"{measured.n_cells:,} cells"
-    print(f"{cells} x {n:,} features ({to} from {found}) in {written}")
+    how = f"{to} imputed" if found == to else f"{to} from {found}"
+    print(f"{cells} x {n:,} features ({how}) in {written}")
 
 
 def embed(

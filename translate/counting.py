@@ -4,12 +4,12 @@ import gzip
 import re
 from pathlib import Path
 
+from expresser.bed import read_bed
 from expresser.errors import InputError
-from translate.bed import read_bed
+from expresser.regions import Regions
 from translate.opening import open_matrix
 from translate.preprocess import AtacInput
 from translate.reading import peaks_of
-from translate.regions import Regions
 from translate.translator import Translator
 
 _MATRIX = (".h5ad", ".zarr", ".h5")

@@ -1,6 +1,8 @@
 """From measured cells to batches: aligned once, sliced and standardised a batch at a time, sparse throughout."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -10,11 +12,12 @@ from jaxtyping import Bool, Float32, Int64
 from scipy import sparse
 from torch import nn
 
-from translate.batches import Batch, BlockedMatrix, ReferenceCells, RnaCells, SparseRows, sparse_rows
+from translate.batches import Batch, BlockedCells, BlockedMatrix, ReferenceCells, RnaCells, SparseRows, sparse_rows
 from translate.blocks import SparseLinear
 from translate.covariates import BatchColumn, Reference
 from translate.heads import CountHead, LevelHead, OpenHead
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
+from translate.stored import StoredBlocks, StoredMatrix
 from translate.study import Measured, Modality, Study
 
 Input = RnaInput | AtacInput | ProteinInput
@@ -22,6 +25,10 @@ Inputs = Mapping[Modality, Input]
 
 # Features are judged in blocks of at most this many: 512 cells of them are 1 MB, which a core's cache holds. A GPU wants more.
 BLOCK = 16_384 if torch.accelerator.is_available() else 512
+
+
+# Batches of cells on disk: this many are on their way to memory, and this many are read before they are asked for.
+AHEAD, READ_AHEAD = 8, 2
 
 
 def rna_input(inputs: Inputs) -> RnaInput:
@@ -64,7 +71,7 @@ class Feed:
     inputs: Inputs
     rows: Mapping[Modality, Int64[np.ndarray, " cells"]]
     rna_counts: sparse.csr_matrix | None = None  # raw, over the model's genes
-    atac_open: BlockedMatrix | None = None
+    atac_open: BlockedCells | None = None
     protein_values: Float32[np.ndarray, "rows proteins"] | None = None
     batch_codes: Int64[np.ndarray, " cells"] | None = None
     reference: Reference | None = None
@@ -89,7 +96,7 @@ class Feed:
     @classmethod
     def of_one(cls, measured: Measured, modality: Modality, inputs: Inputs) -> "Feed":
         """The cells of one measurement."""
-        rows: dict[Modality, Int64[np.ndarray, " cells"]] = {modality: np.arange(measured.matrix.shape[0])}
+        rows: dict[Modality, Int64[np.ndarray, " cells"]] = {modality: np.arange(measured.n_cells)}
         return cls(inputs=inputs, rows=rows)._with(modality, measured)
 
     def _with(self, modality: Modality, measured: Measured) -> "Feed":
@@ -97,9 +104,10 @@ class Feed:
         if isinstance(found, RnaInput):
             return replace(self, rna_counts=found.align(measured))
         if isinstance(found, AtacInput):
-            return replace(
-                self, atac_open=BlockedMatrix(found.align(measured), finer(peak_bounds(self.inputs)), binary=True)
-            )
+            bounds, matrix = finer(peak_bounds(self.inputs)), measured.matrix
+            if isinstance(matrix, StoredMatrix):
+                return replace(self, atac_open=StoredBlocks(matrix, found.onto(measured), bounds))
+            return replace(self, atac_open=BlockedMatrix(found.align(measured), bounds, binary=True))
         return replace(self, protein_values=found.align(measured))
 
     @property
@@ -171,6 +179,35 @@ class Feed:
             else:
                 batch = replace(batch, protein_cells=self._protein(at))
         return batch
+
+    def batches(
+        self, cuts: Sequence[Int64[np.ndarray, " _"]], modalities: Sequence[Modality], *, shares: Sequence[int]
+    ) -> Iterator[Batch]:
+        """`batch` of each of these cuts, in order; those that lie on disk are read by a thread before they are asked for."""
+        pairs = list(zip(cuts, shares))
+        stored = self.atac_open if "atac" in modalities and isinstance(self.atac_open, StoredBlocks) else None
+        if stored is None:
+            yield from (self.batch(cells, modalities, share=share) for cells, share in pairs)
+            return
+        rows, blocks = self.rows["atac"], stored
+
+        def announce(number: int) -> None:
+            if number < len(pairs) and ((at := rows[pairs[number][0]]) >= 0).all():
+                blocks.announce(at)
+
+        ready: deque[Future[Batch]] = deque()
+        reader = ThreadPoolExecutor(max_workers=1)
+        try:
+            for number in range(-AHEAD, len(pairs)):
+                if 0 <= number + AHEAD < len(pairs):
+                    reader.submit(announce, number + AHEAD)
+                if 0 <= number + READ_AHEAD < len(pairs):
+                    cells, share = pairs[number + READ_AHEAD]
+                    ready.append(reader.submit(self.batch, cells, modalities, share=share))
+                if number >= 0:
+                    yield ready.popleft().result()
+        finally:
+            reader.shutdown(cancel_futures=True)
 
     def _reference(self, cells: Int64[np.ndarray, " cells"]) -> ReferenceCells | None:
         if self.reference is None:

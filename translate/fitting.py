@@ -17,14 +17,15 @@ from jaxtyping import Bool, Int64
 from expresser.atomic import write_text
 from expresser.errors import InputError
 from expresser.record import provenance, write_metrics
+from expresser.regions import Regions
 from expresser.run_folder import claim
 from translate.calibration import calibrate
 from translate.feed import Feed, Input
 from translate.genomes import check_genome, guess_genome
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
-from translate.regions import Regions
 from translate.registry import SYSTEMS
 from translate.splits import Split
+from translate.stored import StoredMatrix
 from translate.study import MODALITIES, DataWarning, Modality, Study
 from translate.system import System
 from translate.trainer import Trainer
@@ -259,18 +260,21 @@ def _take_weights(network: System, start: Translator) -> None:
 
 
 def fingerprint(study: Study, split: Split) -> str:
-    """A hash of the cells' names, features and counts, and of the split: the same data give the same."""
+    """A hash of the cells' names, features and counts (of a corpus: its id), and of the split: the same data give the same."""
     digest = hashlib.sha256()
     for modality in study.modalities:
         part = study.measured[modality]
         digest.update(f"{modality} {part.n_cells} {part.n_features} {part.matrix.nnz}".encode())
         digest.update("\n".join([*part.obs.index, *part.var.index]).encode())
-        for array, kind in (
-            (part.matrix.indptr, np.int64),
-            (part.matrix.indices, np.int32),
-            (part.matrix.data, np.float32),
-        ):
-            digest.update(np.ascontiguousarray(array).astype(kind, copy=False).data)
+        if isinstance(part.matrix, StoredMatrix):
+            digest.update(part.matrix.corpus.corpus_id.encode() + part.matrix.rows.tobytes())
+        else:
+            for array, kind in (
+                (part.matrix.indptr, np.int64),
+                (part.matrix.indices, np.int32),
+                (part.matrix.data, np.float32),
+            ):
+                digest.update(np.ascontiguousarray(array).astype(kind, copy=False).data)
         digest.update(np.ascontiguousarray(study.rows[modality], np.int64).tobytes())
     for cells in (split.train, split.valid, split.test):
         digest.update(f"{len(cells)} ".encode())

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from expresser.peak_names import ucsc
+from expresser.regions import Regions
 from translate.fragment_files import fragment_table
-from translate.peak_names import ucsc
-from translate.regions import Regions
 
 _GAP = 5_000  # bases between peaks that are read rather than to seek once more
 _BYTES_A_LINE = 40

@@ -12,10 +12,10 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.peak_names import ucsc
+from expresser.regions import Regions, on_a_line, overlapping_pairs
 from translate.fragment_files import RULE, Progress, read_fragments
 from translate.fragment_index import index_of, pays, read_stretches, stretches
-from translate.peak_names import ucsc
-from translate.regions import Regions, on_a_line, overlapping_pairs
 from translate.study import DataWarning, Measured
 
 

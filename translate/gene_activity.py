@@ -8,8 +8,8 @@ from jaxtyping import Float32
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate.baselines import Pairs
-from translate.regions import Regions
 from translate.study import Modality
 
 REACH = 100_000  # bases from the transcription start site within which a peak counts

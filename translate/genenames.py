@@ -11,7 +11,7 @@ from expresser.errors import InputError
 from expresser.gene_names import clean_name, is_ensembl_id
 from expresser.gene_tables import open_text
 from expresser.genes import GeneVocab
-from translate.peak_names import chrom_name, natural
+from expresser.peak_names import chrom_name, natural
 
 _IDS = ("ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id", "accession")
 _SYMBOLS = ("symbol", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "name")

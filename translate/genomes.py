@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from expresser.errors import InputError
-from translate.peak_names import chrom_name
-from translate.regions import Regions
+from expresser.peak_names import chrom_name
+from expresser.regions import Regions
 
 _NEAR = 2_000  # bases from a transcription start site (TSS)
 _SHIFT = 500_000  # bases, both ways: far enough to leave a promoter, near enough to stay among as many genes

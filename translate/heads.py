@@ -114,6 +114,21 @@ def bernoulli_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tenso
     return total, (slope.view_as(outputs[0]),)
 
 
+def weighted_bernoulli_block(
+    outputs: Outputs, block: Block, wanted: bool, *, positive_weight: Float[Tensor, ""] | float
+) -> tuple[Tensor, Sequence[Tensor]]:
+    r"""`bernoulli_block` with open entries counted `positive_weight` times: :math:`\sum \ln(1 + e^z) - \sum_{open} z +
+    (\omega - 1) \sum_{open} \ln(1 + e^{-z})`; only the last sum is new, and it is over open entries.
+    """
+    opened = outputs[0].view(-1).index_select(0, block.flat)  # before it is overwritten
+    total, slopes = bernoulli_block(outputs, block, wanted)
+    more = positive_weight - 1
+    total = total + more * softplus(-opened).sum()
+    for slope in slopes:
+        slope.view(-1).index_add_(0, block.flat, opened.neg_().sigmoid_() * -more)
+    return total, slopes
+
+
 def nb_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequence[Tensor]]:
     r"""Minus the negative-binomial log-likelihood of `expresser.likelihoods.nb_log_prob`, counts sparse.
 
@@ -265,10 +280,22 @@ class OpenHead(nn.Module):
         if bias is not None:
             nn.init.constant_(self.bias, bias)
 
-    def loss(self, hidden: Float[Tensor, "cells *size"], target: SparseRows) -> Float32[Tensor, ""]:
-        """The loss (default: minus the Bernoulli log-likelihood, nats), summed over cells and peaks."""
+    def loss(
+        self,
+        hidden: Float[Tensor, "cells *size"],
+        target: SparseRows,
+        *,
+        positive_weight: Float[Tensor, ""] | float | None = None,
+    ) -> Float32[Tensor, ""]:
+        """The loss (default: minus the Bernoulli log-likelihood, nats), summed over cells and peaks.
+
+        positive_weight: open peaks count so many times in the Bernoulli loss.
+        """
         parents = within(target.bounds, self.bounds) if self.per_block else None
-        return blockwise(self.block_loss, target, hidden, self.weight, self.bias, parents=parents)
+        block_loss = self.block_loss
+        if positive_weight is not None:
+            block_loss = partial(weighted_bernoulli_block, positive_weight=positive_weight)
+        return blockwise(block_loss, target, hidden, self.weight, self.bias, parents=parents)
 
     @torch.no_grad()
     def start_at(self, share: Float32[Tensor, " peaks"]) -> None:

@@ -35,22 +35,28 @@ def hold(
     *,
     fit: Path | None = None,
     train: Origin | None = None,
+    learning: bool = True,
 ) -> Held:
     """Read the cells of `origin`: all of them test, or those that `fit` (the folder of one) held out.
 
     Baselines learn from `train`; else from the training cells of `fit`; else from those of the model (`run`: its record),
-    where its files are still the same and the folder of its fit is at hand.
+    where its files are still the same and the folder of its fit is at hand. learning False, for embeddings, whose baselines
+    learn from the cells judged: nothing else is read, and where `fit` held out no cell all are judged.
     """
     study = origin.read()
     if fit is not None:
         _same_files(fit, origin)
     nobody, everybody = np.arange(0), np.arange(study.n_cells)
     split = Split("all cells", nobody, nobody, everybody) if fit is None else split_of(fit, study)
+    if not learning and not len(split.test):
+        split = Split(split.name, nobody, nobody, everybody)
     home = _folder_of_fit(model)
     seen = None if home is None else _fitted_to(home, study, split)
     learn: tuple[Study, Split] | None = None
     without = None
-    if train is not None:
+    if not learning:
+        pass
+    elif train is not None:
         given = train.read()
         lacking = [
             m for m in study.modalities if m in run.get("features", study.modalities) and m not in given.modalities

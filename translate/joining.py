@@ -9,9 +9,9 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate.align import align_peaks, match_genes, match_regions, take_columns
 from translate.peaks import coverage, merge_sets
-from translate.regions import Regions
 from translate.study import DataWarning, Measured, Modality
 
 _SHARED = 0.2  # of the genes, or proteins, of the smallest of several files: in all of them
@@ -42,7 +42,8 @@ def together(paired: Sequence[Measured], alone: Sequence[Measured], m: Modality)
         var, matrices = _shared_features(parts, m)
     obs = joined(index, [(m, part.obs) for part in parts])
     name = f"{first.name} and {len(parts) - 1} more"
-    return Measured(sparse.vstack(matrices, format="csr", dtype=np.float32), var, obs, name)
+    sources = tuple(source for part in parts for source in part.sources)
+    return Measured(sparse.vstack(matrices, format="csr", dtype=np.float32), var, obs, name, sources)
 
 
 def _cells(parts: Sequence[Measured], m: Modality) -> pd.Index:

@@ -116,7 +116,7 @@ def evaluate_fit(
         translator, held, label=label, baselines=baselines, maps=maps, seed=seed, say=say
     )
     metrics |= {"system": translator.name, "model": str(out / "model"), "fit": _json(out / "fit.json")}
-    metrics["doubts"] = _doubts(translator)
+    metrics["doubts"] = doubts_of(translator)
     write_metrics(out / "metrics.json", metrics)
     say("report")
     sections = evaluation_sections(metrics, drawings, components=components, maps=maps, seed=_SEED_OF_MAPS)
@@ -128,6 +128,8 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
     """Write ``report.html`` of a fit: its evaluation, where there is one, then how it was trained."""
     run, published = translator.run, translator.system.published
     ways = ", ".join(f"{MODALITY_NAMES[s]} to {MODALITY_NAMES[t]}" for s, t in translator.directions if s != t)
+    if translator.system.embeds:
+        ways = f"an embedding of {MODALITY_NAMES[translator.directions[0][0]]}"
     facts = {
         "training cells": run["cells"]["train"],
         "validation cells": run["cells"]["valid"],
@@ -136,8 +138,12 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
     }
     words = [f"{published.name}. {published.reference} doi:{published.doi}", f"Split: {run['split']}."]
     words += [f"Preset: {run['preset']}."] if run.get("preset") else []
-    words += [f"{run['cells']['filtered']:,} cells were left out by the filter of expressed genes."]
-    words += ["Where it departs from the paper:", *(f"– {deviation}" for deviation in published.deviations)]
+    if "rna" in run["features"]:
+        words += [f"{run['cells']['filtered']:,} cells were left out by the filter of expressed genes."]
+    if (batch := getattr(translator.system.config, "batch", None)) is not None and batch.key is not None:
+        words += [f"Batches, of column {batch.key!r}: {', '.join(batch.names)}."]
+    if published.deviations:
+        words += ["Where it departs from the paper:", *(f"– {deviation}" for deviation in published.deviations)]
     origin = {k: run[k] for k in ("system", "preset", "seed", "precision", "split", "config") if k in run}
     return fit_page(
         out / "report.html",
@@ -146,7 +152,7 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
         facts=facts,
         provenance=run["provenance"] | origin | {"data": run.get("origin", {})},
         text="\n\n".join(words),
-        doubts=_doubts(translator),
+        doubts=doubts_of(translator),
         evaluated=evaluated,
     )
 
@@ -240,7 +246,7 @@ def _label(study: Study, label: str | None) -> str | None:
     return label or ("cell_type" if "cell_type" in study.obs else None)
 
 
-def _doubts(translator: Translator) -> list[str]:
+def doubts_of(translator: Translator) -> list[str]:
     """What was odd about the data that a model was fitted to."""
     return list(dict.fromkeys(translator.run.get("origin", {}).get("doubts", [])))
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from expresser.errors import InputError
-from translate.peak_names import chrom_name
-from translate.regions import Regions
+from expresser.peak_names import chrom_name
+from expresser.regions import Regions
 
 _NAME = re.compile(r"(\w+)To([A-Z]\w*)")  # hg19ToHg38
 

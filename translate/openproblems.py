@@ -12,11 +12,11 @@ import pandas as pd
 from anndata import AnnData
 from jaxtyping import Int64
 
+from expresser.regions import Regions
 from translate.affine import Affine
 from translate.data import read_study
 from translate.openproblems_files import Task, UnsupportedPair, read_task, write_prediction
 from translate.reading import read_measured
-from translate.regions import Regions
 from translate.splits import Split, split_by_column, split_random
 from translate.study import Measured, Modality, Study
 

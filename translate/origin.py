@@ -6,15 +6,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from expresser.corpus.manifest import sha256_file
+from expresser.corpus.manifest import MANIFEST, read_manifest, sha256_file
 from expresser.errors import InputError
+from translate.corpora import study_of_corpus
 from translate.data import read_study
 from translate.study import MODALITIES, Modality, Study
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The arguments of `translate.data.read_study`, paths as text: one, or several (one in a tuple is one, none is None)."""
+    """The arguments of `translate.data.read_study`, paths as text: one, or several (one in a tuple is one, none is None).
+
+    Or `corpus`, a folder that `expresser corpus build` made of ATAC, and nothing else.
+    """
 
     rna: str | tuple[str, ...] | None = None
     atac: str | tuple[str, ...] | None = None
@@ -24,8 +28,14 @@ class Origin:
     atac_only: tuple[str, ...] = ()
     layer: str | None = None
     genes: str | None = None
+    corpus: str | None = None
 
     def __post_init__(self) -> None:
+        if self.corpus is not None and (others := [f.name for f in fields(self)[:-1] if getattr(self, f.name)]):
+            raise InputError(
+                f"corpus {self.corpus} and {', '.join(others)} were given: cells are read from a corpus or from files. Leave one "
+                "away."
+            )
         for m in MODALITIES:
             names = _names(getattr(self, m))
             object.__setattr__(self, m, names if len(names) > 1 else names[0] if names else None)
@@ -40,12 +50,15 @@ class Origin:
     def paths(self) -> list[Path]:
         """Everything that is read."""
         paired = [name for m in MODALITIES for name in _names(getattr(self, m)) if not name.startswith("obsm:")]
-        more = [self.mudata, *self.rna_only, *self.atac_only, self.genes]
+        more = [self.mudata, *self.rna_only, *self.atac_only, self.genes, self.corpus]
         return [Path(path) for path in (*paired, *more) if path is not None]
 
     def read(self) -> Study:
         """Read it."""
-        return read_study(**asdict(self) | {"layer": layers(self.layer)})
+        if self.corpus is not None:
+            return study_of_corpus(self.corpus)
+        files = {key: value for key, value in asdict(self).items() if key != "corpus"}
+        return read_study(**files | {"layer": layers(self.layer)})
 
     def plain(self) -> dict[str, Any]:
         """For JSON: the arguments, paths made absolute, and the sha256 of each file."""
@@ -94,11 +107,16 @@ def layers(given: str | None) -> str | dict[Modality, str] | None:
 
 
 def content_hash(path: Path) -> str:
-    """sha256 of a file; of a folder, of its files with their names, sorted. InputError where there is neither."""
+    """sha256 of a file; of a folder, of its files with their names, sorted; of a corpus, its id, which its manifest vouches for.
+
+    InputError where there is neither.
+    """
     if path.is_file():
         return sha256_file(path)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder.")
+    if (path / MANIFEST).is_file():
+        return str(read_manifest(path)["corpus_id"])
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\0".encode())

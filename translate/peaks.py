@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float32, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.regions import Regions
 from translate.genomes import guess_genome
-from translate.regions import Regions
+from translate.stored import StoredBlocks, StoredMatrix
 
 _ENTRIES = 1_000_000  # looked at at a time
 _LEAST_COVERED = 0.001  # share of a model's peaks: 600 query peaks may be all there is, 3 of 200,000 are chance
@@ -71,13 +72,13 @@ def repool(matrix: sparse.csr_matrix, source: Regions, target: Regions) -> spars
     if source.equals(target) and not source.duplicated().any():
         return binarise(matrix)
     _prove_counts(matrix)
-    product = matrix @ _onto(source, target)  # of counts, not of 0/1: what is above zero is the same, without a copy
+    product = matrix @ opens(source, target)  # of counts, not of 0/1: what is above zero is the same, without a copy
     product.eliminate_zeros()
     product.sort_indices()
     return _ones(product)
 
 
-def _onto(source: Regions, target: Regions) -> sparse.csr_matrix:
+def opens(source: Regions, target: Regions) -> sparse.csr_matrix:
     """0/1, source x target: which source peaks open a target peak (`repool`)."""
     pairs = source.overlaps(target).tocoo()
     same = (source.start[pairs.row] == target.start[pairs.col]) & (source.end[pairs.row] == target.end[pairs.col])
@@ -97,19 +98,22 @@ def merge_sets(sets: Sequence[tuple[sparse.csr_matrix, Regions]]) -> tuple[list[
 
 
 def open_cells(
-    matrix: sparse.csr_matrix,
+    matrix: sparse.csr_matrix | StoredMatrix,
     source: Regions,
     target: Regions | None = None,
     cells: Int64[np.ndarray, " chosen"] | None = None,
 ) -> Int64[np.ndarray, " target"]:
     """In how many of these cells (None: all) each target peak (None: each of the source) is open, as `repool` opens them.
 
-    Memory beside the matrix: a million entries' worth, and one number a peak.
+    Memory beside the matrix: a million entries' worth, and one number a peak; of a matrix on disk, four million.
     """
     _prove_peaks(matrix, source)
-    _prove_counts(matrix)
     target = source if target is None else target
-    onto = _onto(source, target)
+    onto = opens(source, target)
+    if isinstance(matrix, StoredMatrix):
+        chosen = np.arange(matrix.shape[0]) if cells is None else cells
+        return StoredBlocks(matrix, onto, (0, len(target))).opened(chosen)
+    _prove_counts(matrix)
     joined = np.flatnonzero(onto.getnnz(axis=0) > 1)  # of all others, the cells of their one source peak are the answer
     onto_joined = onto[:, joined]
     of_source, of_joined = (np.zeros(n, dtype=np.int64) for n in (len(source), len(joined)))
@@ -268,7 +272,7 @@ def _ones(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((ones, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _prove_peaks(matrix: sparse.csr_matrix, regions: Regions) -> None:
+def _prove_peaks(matrix: sparse.csr_matrix | StoredMatrix, regions: Regions) -> None:
     if matrix.shape[1] != len(regions):
         raise InputError(
             f"peaks: the matrix has {matrix.shape[1]:,} columns and there are {len(regions):,} regions, but a column is a "

@@ -11,9 +11,9 @@ from expresser.corpus.blocks import Matrix, readable
 from expresser.corpus.rawcounts import is_raw, prove_raw
 from expresser.errors import InputError
 from expresser.gene_names import likely_cause
+from expresser.regions import Regions
 from translate.genenames import GenePlaces, gene_table
 from translate.opening import Data, kinds_of, modalities_in, name_of, open_matrix, read_table
-from translate.regions import Regions
 from translate.study import Measured, Modality
 
 _FEATURES: dict[Modality, str] = {"rna": "gene", "atac": "peak", "protein": "protein"}
@@ -39,7 +39,7 @@ def read_measured(
     obs = plain_obs(matrix.obs, where)
     var = _features(var, modality, where, places)
     counts = _counts(matrix, columns, modality, obs.index.to_numpy(), var.index.to_numpy(), name)
-    return Measured(counts, var, obs, name)
+    return Measured(counts, var, obs, name, (data,))
 
 
 def peaks_of(data: Data) -> Regions:

@@ -1,7 +1,9 @@
 """The systems by name."""
 
 from translate.babel import Babel
+from translate.sailer import Sailer
+from translate.sailerx import Sailerx
 from translate.scmog import Scmog
 from translate.system import System
 
-SYSTEMS: dict[str, type[System]] = {"babel": Babel, "scmog": Scmog}
+SYSTEMS: dict[str, type[System]] = {"babel": Babel, "scmog": Scmog, "sailer": Sailer, "sailerx": Sailerx}

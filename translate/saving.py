@@ -126,15 +126,27 @@ def card(name: str, system: System, run: Mapping[str, Any]) -> str:
     """The README.md of a model folder."""
     published = system.published
     sizes = ", ".join(f"{m} {len(i.var):,} features" for m, i in system.inputs.items())
-    directions = ", ".join(f"{s} to {t}" for s, t in system.directions() if s != t)
-    deviations = "\n".join(f"- {d}" for d in published.deviations)
+    deviations = "\n".join(f"- {d}" for d in published.deviations) or "Nowhere."
     n = sum(p.numel() for p in system.parameters())
+    source, to = system.directions()[-1]
+    embed = f"expresser translate embed THIS_FOLDER --input {source}.h5ad --out embedded.h5ad"
+    predict = f"expresser translate predict THIS_FOLDER --input {source}.h5ad --to {to} --out"
+    if system.embeds:
+        title, tag = f"embedding of {source}", "embedding"
+        use = f"{embed}\n{predict} imputed.h5ad"
+        after = (
+            f'The first writes obsm["X_{name}"]: `sc.pp.neighbors(adata, use_rep="X_{name}")`. The second imputes: every cell as if '
+            "it had the same depth and came from the same batch. "
+        )
+    else:
+        title, tag = ", ".join(f"{s} to {t}" for s, t in system.directions() if s != t), "translation"
+        use, after = f"{predict} predicted.h5ad\n{embed}", ""
     return f"""---
 license: apache-2.0
 library_name: expresser
-tags: [single-cell, multiome, translation]
+tags: [single-cell, {"scatac" if system.embeds else "multiome"}, {tag}]
 ---
-# {published.name}: {directions}
+# {published.name}: {title}
 
 {published.reference} doi:{published.doi}
 
@@ -147,10 +159,9 @@ tags: [single-cell, multiome, translation]
 
 ## Use
 ```
-expresser translate predict THIS_FOLDER --input cells.h5ad --to {system.directions()[-1][1]} --out predicted.h5ad
-expresser translate embed THIS_FOLDER --input cells.h5ad --out embedded.h5ad
+{use}
 ```
-Input is raw counts; what a cell is standardised by is stored here, so one cell gives what it gives among thousands.
+{after}Input is raw counts; what a cell is standardised by is stored here, so one cell gives what it gives among thousands.
 
 ## Where it departs from the paper
 {deviations}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from translate.embedding_page import how_judged, ranked
 from translate.evaluate import ends
 from translate.leaving_out import Interval
 from translate.study import Modality
@@ -15,13 +16,16 @@ _SHOWN: Mapping[Modality, tuple[str, ...]] = {
     "atac": ("auroc_peak", "auprnorm_peak", "auroc_flat", "mean_ratio"),
     "protein": ("pearson_protein", "pearson_flat", "mae"),
 }
+_OF_EMBEDDINGS = ("ari", "nmi", "silhouette", "n_clusters", "rarest_f1", "mi_depth", "mi_batch", "mixing")
 
 
 def score_table(metrics: Mapping[str, Any]) -> str:
     """What decides, and a score over all entries, of every method: a block for each direction, the best method first.
 
-    metrics: what `translate.judging` writes to ``metrics.json``, read back or not.
+    metrics: what `translate.judging` or `translate.embedding_judging` writes to ``metrics.json``, read back or not.
     """
+    if "embeddings" in metrics:
+        return _embedding_table(metrics)
     width = 2 + max(16, *map(len, metrics["methods"]))
     lines: list[str] = []
     for direction in metrics["directions"]:
@@ -48,6 +52,30 @@ def score_table(metrics: Mapping[str, Any]) -> str:
     if metrics.get("in_training"):
         lines.append(in_training_sentence(metrics))
     return "\n".join(lines)
+
+
+def _embedding_table(metrics: Mapping[str, Any]) -> str:
+    """Of an embedding: the model, then baselines, the best first."""
+    scores, order = metrics["embeddings"], ranked(metrics)
+    columns = [c for c in _OF_EMBEDDINGS if any(scores[name].get(c) is not None for name in order)]
+    width = max(16, *map(len, order))
+    lines = ["  ".join([" " * width, *(f"{name:>{_wide(name)}}" for name in columns)])]
+    for name in order:
+        cells = (_count(scores[name].get(c)) if c == "n_clusters" else _text(scores[name].get(c)) for c in columns)
+        lines.append("  ".join([f"{name:<{width}}", *(f"{text:>{_wide(c)}}" for c, text in zip(columns, cells))]))
+    lines.append("")
+    if metrics.get("verdict"):
+        lines.append(metrics["verdict"]["sentence"])
+    if metrics.get("imputation"):
+        dice = ", ".join(f"{name} {_text(value)}" for name, value in metrics["imputation"]["dice"].items())
+        lines.append(f"Dice of open peaks against bulk: {dice}")
+    lines += [f"{name} not run: {why}" for name, why in metrics["skipped"].items()]
+    lines.append(how_judged(metrics))
+    return "\n".join(lines)
+
+
+def _count(value: Any) -> str:
+    return "—" if value is None or np.isnan(value) else f"{int(value)}"
 
 
 def _wide(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Which cells train, validate and test: at random, by a column of obs, or by clusters of RNA as BABEL's paper has it."""
+"""Which cells train, validate and test: at random, by a column of obs, by clusters of RNA, or all but a few train."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from translate.align import take_columns
-from translate.study import Study
+from translate.study import Modality, Study
 
 SHARES = (0.7, 0.15, 0.15)  # train, valid, test
 _PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "test": 2}
 _ROTATIONS = 5
 _NEIGHBOURS, _COMPONENTS = 15, 50
+_FEWEST = 20  # cells to embed
 
 Cells = Int64[np.ndarray, " cells"]
 Names = Shaped[np.ndarray, " cells"]
@@ -68,6 +69,23 @@ def split_random(
     parts = np.zeros(len(names), dtype=np.int64)
     parts[order[:n_test]], parts[order[n_test : n_test + n_valid]] = 2, 1
     return _split(f"random, seed {seed}", parts)
+
+
+def split_all(study: Study, needs: Sequence[Modality], *, share: float = 0.05, seed: int = 0) -> Split:
+    """Every cell trains but this share, at least two, by whose loss training is watched; none is held out to the end.
+
+    For embeddings, which are wanted of the very cells they are fitted to. Those watched have every modality of `needs`, and
+    are drawn in the order of a hash of seed and cell name.
+    """
+    some = np.flatnonzero(np.logical_and.reduce([study.has(m) for m in needs])).astype(np.int64)
+    if len(some) < _FEWEST:
+        raise InputError(
+            f"split: {len(some):,} cells were measured in {' and '.join(needs)}; an embedding needs {_FEWEST} at least. Give "
+            "more cells."
+        )
+    parts = np.zeros(study.n_cells, dtype=np.int64)
+    parts[some[_keyed_order(_names(study)[some], seed)[: max(round(share * len(some)), 2)]]] = 1
+    return _split(f"all cells; {share:.0%} of them only watched, seed {seed}", parts)
 
 
 def split_by_column(

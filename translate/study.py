@@ -1,8 +1,8 @@
 """What a translator learns from: one or more modalities of one list of cells, each as it was measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from translate.stored import StoredMatrix
 
 Modality: TypeAlias = Literal["rna", "atac", "protein"]
 MODALITIES: tuple[Modality, ...] = ("rna", "atac", "protein")
@@ -24,15 +25,17 @@ class Measured:
     """One modality of some cells as it was measured.
 
     `matrix` is cells x features, float32 CSR with sorted indices and no stored zeros: raw counts of RNA and protein,
-    counts or 0/1 of ATAC. `var` has unique feature names; for RNA the columns ensembl_id and symbol ("" unknown), chrom
-    ("" unknown) and tss (bases, -1 unknown), for ATAC chrom, start, end (0-based, half-open). `obs` has unique cell
-    names. `name` is what messages call it.
+    counts or 0/1 of ATAC; that of a corpus stays on disk (`StoredMatrix`). `var` has unique feature names; for RNA the
+    columns ensembl_id and symbol ("" unknown), chrom ("" unknown) and tss (bases, -1 unknown), for ATAC chrom, start, end
+    (0-based, half-open). `obs` has unique cell names. `name` is what messages call it; `sources` are the files and AnnData
+    it was read from, which may hold more of these cells (embeddings in obsm).
     """
 
-    matrix: sparse.csr_matrix = field(repr=False)
+    matrix: sparse.csr_matrix | StoredMatrix = field(repr=False)
     var: pd.DataFrame = field(repr=False)
     obs: pd.DataFrame = field(repr=False)
     name: str
+    sources: tuple[Any, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.matrix.shape != (len(self.obs), len(self.var)):
@@ -49,9 +52,21 @@ class Measured:
     def n_features(self) -> int:
         return len(self.var)
 
+    def lengths(self) -> Int64[np.ndarray, " cells"]:
+        """Non-zero features of each cell: genes expressed, peaks open."""
+        if isinstance(self.matrix, StoredMatrix):
+            return self.matrix.lengths()
+        return np.diff(self.matrix.indptr).astype(np.int64)
+
     def take(self, cells: Int64[np.ndarray, " taken"]) -> "Measured":
         """These cells, in this order."""
-        return Measured(self.matrix[cells], self.var, self.obs.iloc[cells], self.name)
+        stored = isinstance(self.matrix, StoredMatrix)
+        matrix = self.matrix.take(cells) if stored else self.matrix[cells]
+        return replace(self, matrix=matrix, obs=self.obs.iloc[cells])
+
+    def loaded(self) -> "Measured":
+        """The same with its matrix in memory, for what cannot be done cell by cell."""
+        return replace(self, matrix=self.matrix.loaded()) if isinstance(self.matrix, StoredMatrix) else self
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,8 +157,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         noise, done = noise_key(self.seed, number, epoch), 0
-        for index, cells in enumerate(cuts(order, phase.batch_size)):
-            batch = self._batch(cells, phase)
+        for index, (cells, batch) in enumerate(self._batches(order, phase)):
             passed = epoch + done / len(order)
             done += len(cells)
             for player in phase.players:
@@ -199,8 +198,8 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         with torch.no_grad(), self.accelerator.autocast():
             valid = self._cells(self.valid, phase)
-            for cells in cuts(valid, phase.batch_size):
-                terms = self.system.losses(self._batch(cells, phase), Turn(phase.name, None, epoch, 0, float(epoch)))
+            for cells, batch in self._batches(valid, phase):
+                terms = self.system.losses(batch, Turn(phase.name, None, epoch, 0, float(epoch)))
                 for name, value in terms.items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(cells)
         self._finite(sums, phase, epoch)
@@ -217,9 +216,14 @@ class Trainer:
             )
         return cells[has]
 
-    def _batch(self, cells: Int64[np.ndarray, " cells"], phase: Phase) -> Batch:
-        mine = cells[self.accelerator.process_index :: self.accelerator.num_processes]
-        return to_device(self.feed.batch(mine, phase.modalities, share=len(cells)), self.device)
+    def _batches(
+        self, cells: Int64[np.ndarray, " cells"], phase: Phase
+    ) -> Iterator[tuple[Int64[np.ndarray, " step"], Batch]]:
+        """The cells of each step, over all processes, and this process's part of them."""
+        steps = list(cuts(cells, phase.batch_size))
+        mine = [step[self.accelerator.process_index :: self.accelerator.num_processes] for step in steps]
+        for step, batch in zip(steps, self.feed.batches(mine, phase.modalities, shares=[len(step) for step in steps])):
+            yield step, to_device(batch, self.device)
 
     def _add_up(self, gradients: Sequence[Tensor]) -> None:
         """Gradients of parts of one mean: their sum over processes is the gradient of the step."""

@@ -15,6 +15,7 @@ from expresser.errors import InputError
 from expresser.record import provenance
 from translate import saving
 from translate.feed import Feed, Inputs, to_device
+from translate.imputed import Imputed
 from translate.predicted import Chosen, Decoded
 from translate.reading import read_measured
 from translate.study import Measured, Modality
@@ -66,8 +67,8 @@ class Translator:
         to = self.target(source, to)
         device = next(self.system.parameters()).device
         parts = []
-        for start in range(0, len(cells), CELLS):
-            batch = feed.batch(cells[start : start + CELLS], (source,), share=CELLS)
+        cuts = [cells[start : start + CELLS] for start in range(0, len(cells), CELLS)]
+        for batch in feed.batches(cuts, (source,), shares=[CELLS] * len(cuts)):
             parts.append(self.system.encode(to_device(batch, device), source=source, to=to).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
@@ -75,6 +76,14 @@ class Translator:
         """Predictions of `to`, made block by block when they are asked for; only this path runs."""
         latents = self.latents(measured, source=source, to=to)
         return Decoded(self.system, latents, source, to, len(self.inputs[to].var))
+
+    def impute(self, measured: Measured, *, depth: float | None = None, batch: str | None = None) -> Imputed:
+        """Peaks of cells as if each had this number of open peaks and came from this batch, of a system that embeds.
+
+        Default: the mean depth of training cells, and the batch of the deepest; that is also what `predict` gives.
+        """
+        self.target("atac", "atac")
+        return Imputed(self.system, self.latents(measured, source="atac"), len(self.inputs["atac"].var), depth, batch)
 
     def translate(
         self,
@@ -85,7 +94,7 @@ class Translator:
         layer: str | None = None,
         features: Sequence[str] | None = None,
     ) -> AnnData:
-        """Predict another modality of the cells of an AnnData.
+        """Predict another modality of the cells of an AnnData; of a system that embeds, the same one, imputed.
 
         Parameters
         ----------
@@ -119,7 +128,7 @@ class Translator:
         )
 
     def embed(self, adata: AnnData, *, source: Modality | None = None, layer: str | None = None) -> None:
-        """Write the latent of each cell into ``obsm["X_<system>"]``, in place."""
+        """Write the latent of each cell into ``obsm["X_<system>"]``, in place: ``sc.pp.neighbors(adata, use_rep=...)`` takes it."""
         found = self.source_of(adata) if source is None else source
         measured = self.read(adata, source=found, layer=layer)
         adata.obsm[f"X_{self.name}"] = self.latents(measured, source=found)

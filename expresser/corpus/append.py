@@ -13,7 +13,8 @@ from anndata import AnnData
 from expresser.corpus.assembling import Intake, Scattered
 from expresser.corpus.build import Progress, silent
 from expresser.corpus.duplicates import Seen, cell_keys, name_keys
-from expresser.corpus.manifest import MANIFEST, corpus_id, file_entry, tool_versions, write_manifest
+from expresser.corpus.history import appended, leftovers
+from expresser.corpus.manifest import MANIFEST, corpus_id, file_entry, read_manifest, tool_versions, write_manifest
 from expresser.corpus.obs import OWN_COLUMNS, ObsWriter
 from expresser.corpus.preparing import (
     UINT16_MAX,
@@ -31,7 +32,7 @@ from expresser.corpus.shardsteps import read_shard, write_rows
 from expresser.corpus.shuffle import Scatter, bucket_count
 from expresser.corpus.source import Source, open_source
 from expresser.corpus.store import Corpus
-from expresser.corpus.workshop import Workshop, sweep, workshop
+from expresser.corpus.workshop import Workshop, workshop
 from expresser.errors import InputError
 
 MANY_LOST = 0.1  # share of an input's counts outside the vocabulary from which a rebuild is advised
@@ -54,7 +55,8 @@ def append_corpus(
 
     The old shards are read once, for the digest of all rows that `corpus_id` needs, and never written. The new manifest takes the
     place of the old one in one step: a process killed before leaves the old corpus, and the same call goes on (see `build_corpus`).
-    A run that has the corpus open goes on reading the rows it knew; labels are another file afterwards.
+    One killed between that step and the last leaves the old table of labels, which the next append removes. A run that has the
+    corpus open goes on reading the rows it knew; labels are another file afterwards.
 
     Raises InputError, with the corpus as it was: a subset or a side of a split (append to the corpus it comes from), an input that is
     in it, counts wider than its type, and as `build_corpus`.
@@ -65,13 +67,14 @@ def append_corpus(
     corpus = Corpus.open(Path(folder).expanduser().resolve())
     old = corpus.manifest
     arguments = _arguments(corpus)
-    sources = [open_source(data, layer=arguments.layer) for data in inputs]
+    sources = [open_source(data, layer=arguments.layer, features=corpus.features) for data in inputs]
     shas = [sha256_of(source, arguments.obs_columns) for source in sources]
     check_distinct(sources, shas)
     contained = {entry["sha256"]: entry["name"] for entry in old["sources"]}
     for source, sha in zip(sources, shas):
         if sha in contained:
-            sweep(corpus.path, "appending")
+            with workshop(corpus.path, "appending"):  # its maker may have been killed between the last steps
+                _clean(corpus.path)
             raise InputError(
                 f"{source.path or source.name}: is in {corpus.path} already, as {contained[sha]!r} (sha256 {sha[:12]}…): its cells "
                 "would count twice. Nothing was changed: leave it out."
@@ -80,6 +83,10 @@ def append_corpus(
     names = _new_names(distinct_names(sources), [entry["name"] for entry in old["sources"]])
     jobs = make_jobs(sources, names, shas, corpus.vocab, arguments, old["dtypes"]["genes"], first=len(old["sources"]))
     with workshop(corpus.path, "appending") as shop:
+        if read_manifest(corpus.path)["corpus_id"] != old["corpus_id"]:
+            raise InputError(
+                f"{corpus.path}: another process appended to it meanwhile. Nothing was changed: try again."
+            )
         job = description(sources, names, shas, corpus.vocab, arguments)
         shop.begin(job | {"corpus": old["corpus_id"]})
         progress = progress or silent
@@ -93,6 +100,7 @@ def append_corpus(
             done = intake.run(workers=workers, seen=seen, progress=progress)
             _check(corpus, done, arguments)
             _take_back(corpus, shop)
+            _clean(corpus.path)
             shards = write_rows(
                 shop,
                 scatter,
@@ -111,9 +119,8 @@ def append_corpus(
 
 def lost_counts(corpus: Corpus) -> list[tuple[str, float]]:
     """(name, share of counts outside the vocabulary) of appended inputs that lost more than MANY_LOST."""
-    appended = sum(part["sources"] for part in corpus.manifest.get("appended", ()))
-    new = corpus.manifest["sources"][len(corpus.manifest["sources"]) - appended :]
-    shares = [(entry["name"], entry["genes"]["counts_kept"]) for entry in new]
+    new = {name for part in appended(corpus.manifest) for name in part["inputs"]}
+    shares = [(e["name"], e["genes"]["counts_kept"]) for e in corpus.manifest["sources"] if e["name"] in new]
     return [(name, 1 - kept) for name, kept in shares if kept is not None and 1 - kept > MANY_LOST]
 
 
@@ -175,6 +182,12 @@ def _take_back(corpus: Corpus, shop: Workshop) -> None:
         number += 1
 
 
+def _clean(folder: Path) -> None:
+    """Remove what killed appends left in the corpus and its manifest does not name; only under the lock of the workshop."""
+    for name in leftovers(folder, read_manifest(folder)):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _check(corpus: Corpus, done: Scattered, arguments: Arguments) -> None:
     if not done.cells:
         raise InputError(no_cells(done, arguments.min_genes))
@@ -226,4 +239,4 @@ def _deliver(
         os.replace(shop.product / entry["file"], corpus.path / entry["file"])
     write_manifest(shop.product, manifest)
     os.replace(shop.product / MANIFEST, corpus.path / MANIFEST)
-    (corpus.path / old["obs"]["file"]).unlink(missing_ok=True)
+    _clean(corpus.path)

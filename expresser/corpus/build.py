@@ -1,4 +1,4 @@
-"""Build a corpus: count matrices with different genes become one folder of shuffled, memory-mapped Arrow shards."""
+"""Build a corpus: count matrices with different genes, or peaks, become one folder of shuffled, memory-mapped Arrow shards."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from expresser.corpus.assembling import Intake
 from expresser.corpus.duplicates import Seen
+from expresser.corpus.features import given, open_all, union
 from expresser.corpus.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -38,12 +39,14 @@ from expresser.corpus.preparing import (
 from expresser.corpus.shards import ContentDigest, schema
 from expresser.corpus.shardsteps import write_rows
 from expresser.corpus.shuffle import Scatter, bucket_count
-from expresser.corpus.source import Source, open_source
+from expresser.corpus.source import Features, Source
 from expresser.corpus.store import Corpus
 from expresser.corpus.workers import Job
 from expresser.corpus.workshop import Workshop, sweep, workshop
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.region_vocab import RegionVocab
+from expresser.regions import Regions
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ def build_corpus(
     out: str | Path,
     *,
     genes: GeneVocab | None = None,
+    regions: Regions | str | Path | None = None,
     layer: str | None = None,
     obs_columns: Sequence[str] = (),
     min_genes: int = 20,
@@ -80,6 +84,10 @@ def build_corpus(
     genes
         The vocabulary, in token order; None for the union of the inputs' own genes. Genes missing from a file are
         zeros, columns that resolve to one gene are summed, other columns are dropped.
+    regions
+        For a corpus of ATAC, whose features are regions of the genome: these, or those of a BED file or of a data file. A peak
+        goes to the region it shares most bases with (sums where several do), one without overlap is dropped and counted. None:
+        the inputs' own peaks where they are files of peaks, which must then be the same in all.
     layer
         Where the raw counts are: None for X, "raw", or a layer's name.
     obs_columns
@@ -119,8 +127,9 @@ def build_corpus(
     no cell left, an obs column that no input has, `out` taken or in work elsewhere, disk full.
     """
     inputs = [inputs] if isinstance(inputs, str | Path | AnnData) else list(inputs)
+    wanted = given(genes, regions)
     arguments = Arguments(
-        genes=genes.sha256 if genes is not None else None,
+        genes=wanted.sha256 if wanted is not None else None,
         layer=layer,
         obs_columns=list(dict.fromkeys([obs_columns] if isinstance(obs_columns, str) else obs_columns)),
         min_genes=int(min_genes),
@@ -138,7 +147,8 @@ def build_corpus(
         raise InputError("no inputs: name at least one file of raw counts.")
     out = Path(out).expanduser().resolve()
     existing = _manifest_there(out)
-    sources = [open_source(data, layer=layer) for data in inputs]
+    features: Features | None = None if wanted is None else "genes" if regions is None else "regions"
+    sources = open_all(inputs, layer=layer, features=features)
     check_obs_columns(sources, arguments.obs_columns)
     if existing is not None:
         _check_same(out, existing, arguments, [sha256_of(source, arguments.obs_columns) for source in sources])
@@ -150,7 +160,7 @@ def build_corpus(
     shas = known_shas(sources, arguments.obs_columns)
     check_distinct(sources, shas)
 
-    vocab = genes if genes is not None else GeneVocab.union([source.guess_vocab() for source in sources])
+    vocab = wanted if wanted is not None else union(sources)
     names = distinct_names(sources)
     kind = "uint16" if len(vocab) <= UINT16_MAX else "uint32"
     jobs = make_jobs(sources, names, shas, vocab, arguments, kind)
@@ -245,6 +255,7 @@ def _fill(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "values": "raw counts",
+        **({"features": "regions"} if isinstance(vocab, RegionVocab) else {}),
         "cells": done.cells,
         "nnz": done.nnz,
         "dtypes": {"cell_id": "uint32", "source": "uint16", "total": "uint32", "genes": genes, "counts": counts},

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
-from expresser.corpus.labels import obs_path
+from expresser.corpus.history import appended
+from expresser.corpus.labels import LabelsDigest, obs_path
 from expresser.corpus.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -49,7 +50,7 @@ class FewerGenes:
         kept = np.unique(kept)
         tokens = np.full(len(vocab), -1, np.int64)
         tokens[kept] = np.arange(len(kept))
-        return cls(GeneVocab(vocab.table.iloc[kept].reset_index(drop=True)), tokens)
+        return cls(vocab.take(kept), tokens)
 
     def apply(self, batch: CountBatch) -> CountBatch:
         """The same cells without the entries of other genes; `total` is the sum of what is left."""
@@ -92,7 +93,8 @@ def derive(
     Parameters
     ----------
     rule
-        Plain values that say how rows were chosen: stands in the manifest beside the source's `corpus_id`.
+        Plain values that say how rows were chosen: stands in the manifest's `derived_from`, beside the parent's `corpus_id`,
+        cells, arguments of the build, what was appended to it, and what it was itself derived from.
     genes
         Restricts the vocabulary. Every kept row must have a gene left.
     seen
@@ -114,7 +116,7 @@ def derive(
     dtypes = corpus.manifest["dtypes"] | {"genes": "uint16" if len(vocab) <= UINT16_MAX else "uint32"}
 
     vocab.save(folder / GENES)
-    _write_obs(corpus, folder / OBS, by_id)
+    labels = _write_obs(corpus, folder / OBS, by_id)
     content, nnz_of, done = ContentDigest(), np.zeros(len(present), np.int64), 0
 
     def written(batch: CountBatch) -> None:
@@ -146,15 +148,17 @@ def derive(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "values": old["values"],
+        **({"features": old["features"]} if "features" in old else {}),
         "cells": n_cells,
         "nnz": int(nnz_of.sum()),
         "dtypes": dtypes,
         "genes": {"n": len(vocab), "vocab_sha256": vocab.sha256} | file_entry(folder / GENES),
-        "obs": {"columns": old["obs"]["columns"]} | file_entry(folder / OBS),
+        "obs": {"columns": old["obs"]["columns"], "labels_sha256": labels} | file_entry(folder / OBS),
         # Of the arguments of the build only those that describe these rows too. Without the others, the folder is
         # never taken for the finished build of the source's inputs.
         "build": {name: old["build"].get(name) for name in ("layer", "obs_columns", "seed")},
         "derived_from": {name: old[name] for name in ("corpus_id", "cells", "build", "derived_from") if name in old}
+        | ({"appended": parts} if (parts := appended(old)) else {})
         | {"rule": rule},
         "sources": [
             _source(old["sources"][at], int(cells_of[at]), int(nnz), genes is not None)
@@ -208,11 +212,15 @@ def _source(entry: dict[str, Any], cells: int, nnz: int, fewer_genes: bool) -> d
     return entry | changed
 
 
-def _write_obs(corpus: Corpus, path: Path, by_id: Bool[np.ndarray, " cells"]) -> None:
+def _write_obs(corpus: Corpus, path: Path, by_id: Bool[np.ndarray, " cells"]) -> str:
+    """Returns the digest of the labels."""
     file = pq.ParquetFile(obs_path(corpus))
-    first = 0
+    first, digest = 0, LabelsDigest(file.schema_arrow)
     with pq.ParquetWriter(str(path), file.schema_arrow, compression="zstd") as writer:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number)
-            writer.write_table(table.filter(pa.array(by_id[first : first + len(table)])))
+            chosen = table.filter(pa.array(by_id[first : first + len(table)]))
+            writer.write_table(chosen)
+            digest.update(chosen)
             first += len(table)
+    return digest.hexdigest()

@@ -8,12 +8,14 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from expresser.corpus.histograms import Histogram, histogram_lines, log_histogram
+from expresser.corpus.history import appended
 from expresser.corpus.labels import commonest, read_labels
 from expresser.corpus.manifest import canonical_json
 from expresser.corpus.staging import bytes_text
 from expresser.corpus.store import Corpus
 
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+_REASONS = ("empty", "few genes", "duplicates", "not chosen")
 _WORDS = (("depth", "depth"), ("genes/cell", "genes_per_cell"))
 
 
@@ -21,12 +23,16 @@ def corpus_info(folder: str | Path) -> dict[str, Any]:
     """Plain values, fit for JSON: sizes, sources with what was dropped, depth and genes per cell, labels.
 
     `depth` are quantiles of a cell's total count, `genes_per_cell` of its non-zero genes, `histograms` the same over
-    logarithmic bins. Reads the headers, the totals, list offsets and one obs column at a time, no counts: about 60
-    bytes a cell. InputError as `Corpus.open`.
+    logarithmic bins. `dropped` are the cells that were read and not kept, by reason ("duplicates" only where they were
+    looked for); `appended` each later append with its inputs, and a source's `appended` the number of its own. Reads the
+    headers, the totals, list offsets and one obs column at a time, no counts: about 60 bytes a cell. InputError as
+    `Corpus.open`.
     """
     corpus = Corpus.open(folder)
     manifest = corpus.manifest
     by_source = _rows_by_source(corpus)
+    parts = appended(manifest)
+    came_with = {name: number for number, part in enumerate(parts, start=1) for name in part["inputs"]}
     sources = []
     for entry, rows in zip(manifest["sources"], by_source):
         sources.append(
@@ -36,6 +42,7 @@ def corpus_info(folder: str | Path) -> dict[str, Any]:
                 "cells": entry["cells"],
                 "cells_read": entry["cells_read"],
                 "dropped": entry["dropped"],
+                "appended": came_with.get(entry["name"]),
                 "nnz": entry["nnz"],
                 "genes": entry["genes"]["genes"],
                 "names": entry["genes"]["n_names"],
@@ -60,6 +67,9 @@ def corpus_info(folder: str | Path) -> dict[str, Any]:
         "dtypes": manifest["dtypes"],
         "seed": manifest["build"]["seed"],
         "sources": sources,
+        "cells_read": sum(source["cells_read"] for source in sources),
+        "dropped": {why: sum(source["dropped"].get(why, 0) for source in sources) for why in _reasons(sources)},
+        "appended": parts,
         "depth": _quantiles(corpus.totals),
         "genes_per_cell": _quantiles(corpus.lengths),
         "histograms": {
@@ -71,6 +81,12 @@ def corpus_info(folder: str | Path) -> dict[str, Any]:
         "derived_from": manifest.get("derived_from"),
         "versions": manifest.get("versions", {}),
     }
+
+
+def _reasons(sources: list[dict[str, Any]]) -> list[str]:
+    """Why cells were dropped, in the order of the questions that were asked of each."""
+    said = dict.fromkeys(why for source in sources for why in source["dropped"])  # a manifest's keys are sorted
+    return sorted(said, key=lambda why: _REASONS.index(why) if why in _REASONS else len(_REASONS))
 
 
 def _rows_by_source(corpus: Corpus) -> list[Int64[np.ndarray, " rows"]]:
@@ -100,16 +116,21 @@ def info_text(info: dict[str, Any]) -> str:
         f"on disk   {bytes_text(info['bytes'])} in {info['shards']} shards, {info['bytes_per_cell']:,.0f} bytes a cell, "
         f"counts as {info['dtypes']['counts']}",
     ]
+    reasons = ", ".join(f"{cells:,} {why}" for why, cells in info["dropped"].items())
+    lines.append(f"dropped   {sum(info['dropped'].values()):,} of {info['cells_read']:,} cells read: {reasons}")
     if origin := info.get("derived_from"):
         lines.append(f"from      {origin_text(origin)}")
+    lines += [f"appended  {line}" for line in appended_lines(info)]
     for label, key in _WORDS:
         lines.append(f"{label:<12}" + "  ".join(f"{name} {value:,.0f}" for name, value in info[key].items()))
     for column, values in info["obs"].items():
         few = ", ".join(f"{value} {cells:,}" for value, cells in info["commonest"][column][:3])
         lines.append(f"obs       {column}: {values['values']:,} values, {values['missing']:,} cells without ({few})")
     lines.append("")
-    head = ("source", "cells", "empty", "few genes", "genes", "counts kept", "median depth", "median genes")
-    rows = [head, *(_row(source) for source in info["sources"])]
+    head = ("source", "cells", *info["dropped"], "genes", "counts kept", "median depth", "median genes")
+    if info["appended"]:
+        head += ("appended",)
+    rows = [head, *(_row(source, info) for source in info["sources"])]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
@@ -122,8 +143,21 @@ def info_text(info: dict[str, Any]) -> str:
 
 def origin_text(origin: dict[str, Any]) -> str:
     """Where a derived corpus comes from, in one line: `derived_from` of its manifest."""
-    rule = canonical_json(origin["rule"]).decode()
+    asked = {
+        name: {k: v for k, v in said.items() if v != []} if isinstance(said, dict) else said
+        for name, said in origin["rule"].items()
+    }
+    rule = canonical_json(asked).decode()
     return f"corpus {origin['corpus_id'][:12]} of {origin['cells']:,} cells by {rule}"
+
+
+def appended_lines(info: dict[str, Any]) -> list[str]:
+    """Each append in a line; of a split or subset, those of the corpus it comes from."""
+    where = " (to the corpus this one comes from)" if info.get("derived_from") else ""
+    return [
+        f"{number}: {', '.join(part['inputs'])} ({part['cells']:,} cells){where}"
+        for number, part in enumerate(info["appended"], start=1)
+    ]
 
 
 def histogram_of(info: dict[str, Any], key: str) -> Histogram:
@@ -132,17 +166,17 @@ def histogram_of(info: dict[str, Any], key: str) -> Histogram:
     return Histogram(np.array(held["edges"], np.float64), np.array(held["cells"], np.int64))
 
 
-def _row(source: dict[str, Any]) -> tuple[str, ...]:
+def _row(source: dict[str, Any], info: dict[str, Any]) -> tuple[str, ...]:
     def number(value: float | int | None, form: str = ",.0f") -> str:
         return "-" if value is None else format(value, form)
 
-    return (
+    row = (
         source["name"],
         number(source["cells"]),
-        number(source["dropped"]["empty"]),
-        number(source["dropped"]["few genes"]),
+        *(number(source["dropped"].get(why)) for why in info["dropped"]),
         number(source["genes"]),
         number(source["counts_kept"], ".1%"),
         number(source["median_depth"]),
         number(source["median_genes"]),
     )
+    return (*row, number(source["appended"])) if info["appended"] else row

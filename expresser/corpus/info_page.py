@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from expresser.corpus.histograms import Histogram
-from expresser.corpus.info import histogram_of
+from expresser.corpus.info import appended_lines, histogram_of
 from expresser.corpus.staging import bytes_text
 from expresser.plots import COLOURS, svg
 from expresser.report import Figure, Section, Table, provenance, write_report
@@ -26,6 +26,7 @@ def info_page(info: dict[str, Any], path: Path) -> Path:
             ("cells", info["cells"]),
             ("genes", info["genes"]),
             ("sources", len(info["sources"])),
+            ("cells dropped", sum(info["dropped"].values())),
             ("median counts a cell", info["depth"]["median"]),
             ("median genes a cell", info["genes_per_cell"]["median"]),
             ("on disk", bytes_text(info["bytes"])),
@@ -73,20 +74,24 @@ def _sources(info: dict[str, Any]) -> Section:
         {
             "source": source["name"],
             "cells": source["cells"],
-            **{f"dropped: {why}": source["dropped"].get(why, 0) for why in _reasons(info)},
+            **{f"dropped: {why}": source["dropped"].get(why) for why in info["dropped"]},
             "genes": source["genes"],
             "counts kept": source["counts_kept"],
             "median counts": source["median_depth"],
             "median genes": source["median_genes"],
+            **({"appended": source["appended"]} if info["appended"] else {}),
         }
         for source in info["sources"]
     )
-    text = "Counts kept is the share of a file's counts that belong to genes of the vocabulary."
+    text = (
+        "Counts kept is the share of a file's counts that belong to genes of the vocabulary. Of "
+        f"{info['cells_read']:,} cells read, {sum(info['dropped'].values()):,} were dropped: "
+        + ", ".join(f"{cells:,} {why}" for why, cells in info["dropped"].items())
+        + "."
+    )
+    if info["appended"]:
+        text += " Appended after the build: " + "; ".join(appended_lines(info)) + "."
     return Section("Sources", text, (Table("Inputs", frame),))
-
-
-def _reasons(info: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(why for source in info["sources"] for why in source["dropped"]))
 
 
 def _labels(info: dict[str, Any]) -> list[Section]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import expresser
 from expresser.errors import InputError
@@ -44,7 +44,8 @@ def identity(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that `corpus_id` is the sha256 of: all that a training run can see of the corpus.
 
     In: the vocabulary, each source's sha256 in input order with the obs columns asked for (they fix every label), and
-    the digest of the rows in their order. Out: paths, names, times, versions of tools, where shards and record batches
+    the digest of the rows in their order; of a split or a subset, which of a source's cells it holds being no longer fixed
+    by the build, the digest of its labels too. Out: paths, names, times, versions of tools, where shards and record batches
     end. The same inputs and seed therefore give the same id on any machine, folder and version of Arrow.
     """
     return {
@@ -55,12 +56,17 @@ def identity(manifest: dict[str, Any]) -> dict[str, Any]:
         "layer": manifest["build"]["layer"],
         "obs_columns": manifest["build"]["obs_columns"],
         "content": manifest["content"],
-    }
+    } | ({"labels": manifest["obs"]["labels_sha256"]} if "labels_sha256" in manifest["obs"] else {})
 
 
 def corpus_id(manifest: dict[str, Any]) -> str:
     """sha256 of the canonical JSON of `identity`."""
     return hashlib.sha256(canonical_json(identity(manifest))).hexdigest()
+
+
+def features_of(manifest: dict[str, Any]) -> Literal["genes", "regions"]:
+    """What the tokens of a corpus are: genes, where the manifest says nothing, or regions of the genome."""
+    return "regions" if manifest.get("features") == "regions" else "genes"
 
 
 def tool_versions() -> dict[str, str]:

@@ -70,11 +70,11 @@ class AddressView:
         return batch, place, start, stop - start
 
     def addresses(
-        self, rows: Int64[np.ndarray, " rows"]
+        self, rows: Int64[np.ndarray, " rows"], *, counts: bool = True
     ) -> tuple[Int64[np.ndarray, " ranges"], Int64[np.ndarray, " ranges"]]:
         """Where the genes and the counts of the cells lie in this process's memory, and how many bytes they are."""
         batch, _, start, lengths = self.entries(rows)
-        lists = (self._genes, self._counts)
+        lists = (self._genes, self._counts) if counts else (self._genes,)
         return (
             np.concatenate([part.address + (part.starts[batch] + start) * part.memory.itemsize for part in lists]),
             np.concatenate([lengths * part.memory.itemsize for part in lists]),
@@ -88,6 +88,13 @@ class AddressView:
         genes_at, counts_at = self._genes.starts[batch] + start, self._counts.starts[batch] + start
         _compiled(_copy)(self._genes.memory, genes_at, genes, self._counts.memory, counts_at, counts, lengths)
         return CountBatch(**flat, lengths=lengths, genes=genes, counts=counts)
+
+    def genes(self, rows: Int64[np.ndarray, " rows"]) -> tuple[Int64[np.ndarray, " rows"], np.ndarray]:
+        """How many genes each of these cells has, and the genes; counts are not touched."""
+        batch, _, start, lengths = self.entries(rows)
+        genes = np.empty(lengths.sum(), self._genes.memory.dtype)
+        _compiled(_copy_one)(self._genes.memory, self._genes.starts[batch] + start, genes, lengths)
+        return lengths, genes
 
 
 @cache
@@ -108,4 +115,14 @@ def _copy(genes_from, genes_at, genes, counts_from, counts_at, counts, lengths):
             genes_to[i] = g[i]
         for i in range(n):
             counts_to[i] = c[i]
+        to += n
+
+
+def _copy_one(values_from, values_at, values, lengths):
+    to = 0
+    for row in range(len(lengths)):
+        n = lengths[row]
+        v, values_to = values_from[values_at[row] : values_at[row] + n], values[to : to + n]
+        for i in range(n):
+            values_to[i] = v[i]
         to += n

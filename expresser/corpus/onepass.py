@@ -9,10 +9,8 @@ from jaxtyping import Bool, Int32, UInt64
 from scipy import sparse
 
 from expresser.corpus.align import Alignment
-from expresser.corpus.blocks import readable
 from expresser.corpus.duplicates import cell_keys, name_keys
 from expresser.corpus.packing import NO_GENE, UINT32_MAX, NotRaw, Packed, Packer
-from expresser.corpus.rawcounts import prove_raw
 from expresser.corpus.shards import CountBatch
 from expresser.corpus.source import Source
 from expresser.errors import InputError
@@ -52,7 +50,7 @@ class SourcePass:
     def batches(self, genes: np.dtype) -> Iterator[tuple[CountBatch, UInt64[np.ndarray, " cells"] | None, int]]:
         """(kept cells of a block, their keys where duplicates are to be found, cells of the source read so far)."""
         done, n_kept = 0, 0
-        for block in self._blocks():
+        for block in self.source.stored(CHUNK_ROWS):  # as it is: packing proves it
             packed = self._pack(block, done, genes)
             keep = np.zeros(block.shape[0], bool)
             keep[packed.rows] = True
@@ -86,11 +84,6 @@ class SourcePass:
             sources = [None if absent else str(value) for value, absent in zip(values, values.isna())]
         return name_keys(deduplicate, [str(barcode) for barcode in obs.index], sources, name)
 
-    def _blocks(self) -> Iterator[sparse.csr_matrix]:
-        """The matrix as it is stored, features other than genes included: nothing is proven."""
-        with readable(self.source.path or self.source.label, self.source.kind):
-            yield from self.source._matrix.blocks(CHUNK_ROWS)
-
     def _pack(self, block: sparse.csr_matrix, first: int, genes: np.dtype) -> Packed:
         if first + block.shape[0] > self.source.n_cells:
             raise InputError(
@@ -102,12 +95,12 @@ class SourcePass:
         try:
             packed = self._packer.pack(block)
         except NotRaw:
-            self._prove(block, first)
+            self.source.prove(block, first)
             raise InputError(
                 f"{self.source.label}: a column index lies outside the matrix. Is the file complete?"
             ) from None
         if packed.total.size and packed.total.max() > UINT32_MAX:
-            self._prove(block, first)
+            self.source.prove(block, first)
             cell = self.source.obs.index[first + packed.rows[packed.total.argmax()]]
             raise InputError(
                 f"{self.source.label}: the counts of cell {cell!r} sum to {packed.total.max():,}, a corpus holds at most "
@@ -119,18 +112,6 @@ class SourcePass:
         tokens = np.full(n_columns, NO_GENE, np.int32)
         tokens[self.source.columns] = self.alignment.resolution.tokens
         return tokens
-
-    def _prove(self, block: sparse.csr_matrix, first: int) -> None:
-        """Raises the InputError that names the first value which is no raw count, where there is one."""
-        kept = self.source._kept
-        prove_raw(
-            block if kept is None else block[:, kept],
-            first_row=first,
-            cells=self.source.obs.index.to_numpy(),
-            genes=self.source._names,
-            where=self.source.label,
-            elsewhere=self.source._matrix.elsewhere,
-        )
 
     def entry(self, min_counts_kept: float) -> dict[str, Any]:
         """What the manifest says of this source; InputError where too few of its counts lie in the vocabulary."""

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
@@ -16,7 +17,8 @@ PIECE_BYTES = 1 << 23
 TIMEOUT_S = 60
 # What a protocol's fsspec implementation needs, which this package does not bring.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
+HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"  # org/name
+_HUB_ID = re.compile(rf"{HUB_NAME}(@\S+)?")
 
 
 class Interrupted(Exception):
@@ -50,6 +52,12 @@ def open_place(url: str) -> Place:
     url = url.rstrip("/")
     protocol, mark, rest = url.partition("://")
     if not mark:
+        if Path(url).is_dir():
+            raise InputError(
+                f"{url}: is a folder on this disk, and a corpus here needs no pull: name its folder where a corpus is asked for. "
+                f"To copy it with every checksum checked say file://{quote(str(Path(url).resolve()))}; a data set of the hub with "
+                "this name is hf://datasets/org/name."
+            )
         if not _HUB_ID.fullmatch(url):
             raise InputError(
                 f"{url}: neither a hub id (org/name or org/name@revision) nor a URL (hf://datasets/…, s3://…, "

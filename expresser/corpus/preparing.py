@@ -22,7 +22,7 @@ UINT16_MAX = 2**16 - 1
 
 @dataclass(frozen=True)
 class Arguments:
-    """What decides a corpus, beside the inputs. `genes` is the vocabulary's sha256, None for the inputs' union."""
+    """What decides a corpus, beside the inputs. `genes` is the sha256 of the vocabulary, None for the inputs' union."""
 
     genes: str | None
     layer: str | None
@@ -73,6 +73,7 @@ def make_jobs(
             deduplicate=arguments.deduplicate,
             source_column=arguments.source_column,
             sha256=sha,
+            features=source.features,
         )
         for number, (source, name, sha) in enumerate(zip(sources, names, shas), start=first)
     ]

@@ -1,12 +1,14 @@
 """Put a corpus on the hub, as a data set that `corpus pull`, `datasets.load_dataset` and people can read."""
 
 import fnmatch
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from expresser.corpus.manifest import MANIFEST, read_manifest
+from expresser.corpus.places import HUB_NAME
 from expresser.corpus.store import check_sizes
 from expresser.errors import InputError
 
@@ -48,6 +50,12 @@ def push_corpus(folder: str | Path, repo: str, *, revision: str | None = None, p
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    if not re.fullmatch(HUB_NAME, repo):
+        raise InputError(
+            f"{repo}: a push goes to a data set of the hub, org/name (--revision names a branch). For a bucket, a web server or "
+            "another disk copy the folder with its own tools (aws s3 sync, rsync, cp -r), the manifest last: `corpus pull` "
+            "reads it from there."
+        )
     folder = Path(folder)
     manifest = read_manifest(folder)
     check_sizes(folder, manifest)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64
 
+from expresser.bed import read_bed
 from expresser.corpus.derive import BATCH_ROWS, SHARD_ROWS, FewerGenes, check_free, derive
 from expresser.corpus.labels import commonest, read_labels
 from expresser.corpus.manifest import sha256_file
@@ -17,6 +18,7 @@ from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.gene_tables import open_text
 from expresser.genes import GeneVocab
+from expresser.region_vocab import RegionVocab
 
 # The seed of a corpus's own order and this one must not give the same keys, though either would be an honest sample.
 _SUBSET = 0x5E1EC7
@@ -146,7 +148,7 @@ def _some(corpus: Corpus, kept: Bool[np.ndarray, " cells"], cells: int, seed: in
 
 
 def read_names(path: Path, vocab: GeneVocab) -> Int64[np.ndarray, " genes"]:
-    """Tokens of the genes that a file names: a table that `GeneVocab.read` knows, or one name a line."""
+    """Tokens of the genes that a file names: a table that `GeneVocab.read` knows, or one name a line; of regions, a BED file too."""
     with open_text(path) as lines:
         first = next(lines, "")
         if "\t" not in first and not first.startswith("#"):
@@ -154,7 +156,10 @@ def read_names(path: Path, vocab: GeneVocab) -> Int64[np.ndarray, " genes"]:
             tokens = vocab.resolve(names).tokens if names else np.empty(0, np.int64)
         else:
             names = []
-    if not names:
+    if not names and isinstance(vocab, RegionVocab):
+        names = read_bed(path).names().tolist()
+        tokens = vocab.resolve(names).tokens
+    elif not names:
         wanted = GeneVocab.read(path)
         names = wanted.ids.tolist()
         tokens = vocab.resolve(names).tokens
@@ -165,6 +170,6 @@ def read_names(path: Path, vocab: GeneVocab) -> Int64[np.ndarray, " genes"]:
         raise InputError(
             f"{path}: none of its {len(names):,} genes ({', '.join(map(repr, names[:5]))}, …) is in the corpus's "
             f"vocabulary of {len(vocab):,}, which begins with {', '.join(map(repr, vocab.ids[:3]))}. "
-            "Name genes by Ensembl id or symbol."
+            "Name genes by Ensembl id or symbol, regions of ATAC as chr1:100-200."
         )
     return found

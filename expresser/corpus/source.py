@@ -1,15 +1,16 @@
-"""What a corpus is built from: one data set of raw counts, read in row blocks from any of the accepted formats."""
+"""What a corpus is built from: one data set of raw counts of genes or peaks, read in row blocks from any of the accepted formats."""
 
 import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from scipy import sparse
 
 from expresser.corpus.blocks import Matrix, readable, regroup
@@ -20,6 +21,10 @@ from expresser.corpus.readers_text import Orientation, read_10x_mtx, read_table
 from expresser.errors import InputError
 from expresser.gene_names import clean_name, is_ensembl_id
 from expresser.genes import GeneVocab
+from expresser.region_vocab import RegionVocab
+from expresser.regions import Regions
+
+Features: TypeAlias = Literal["genes", "regions"]
 
 ACCEPTED = (
     ".h5ad, .h5 (10x), a 10x folder or its matrix.mtx[.gz], .csv/.tsv/.txt[.gz], .loom, .zarr, or an AnnData in memory"
@@ -27,7 +32,13 @@ ACCEPTED = (
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "feature_id", "id", "accession")
 _SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "symbol", "gene_name", "gene_names", "feature_name", "name", "gene")
 _NEVER_NAMES = ("feature_types", "genome")
-_EXPRESSION = {"gene expression", "gex", "rna"}  # 10x; the NeurIPS 2021 multiome files; muon
+# 10x; the NeurIPS 2021 multiome files; muon
+_TYPES: dict[str, set[str]] = {
+    "genes": {"gene expression", "gex", "rna"},
+    "regions": {"peaks", "peak", "atac", "chromatin accessibility"},
+}
+_PEAK = re.compile(r"\S+[:_-]\d[\d,]*(?:[-_]|\.\.)\d[\d,]*")
+_LOOK = 2000  # names looked at to tell peaks from genes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +59,7 @@ class Source:
     _names: Shaped[np.ndarray, " genes"] = field(repr=False)
     _kept: Int[np.ndarray, " genes"] | None = field(repr=False)  # columns of the matrix that are genes; None: all
     _matrix: Matrix = field(repr=False)
+    features: Features = "genes"
 
     @property
     def n_cells(self) -> int:
@@ -79,27 +91,39 @@ class Source:
             yield first, chunk
             first += chunk.shape[0]
 
-    def _proven(self, rows: int) -> Iterator[sparse.csr_matrix]:
-        barcodes = self.obs.index.to_numpy()
-        first = 0
+    def stored(self, rows: int) -> Iterator[sparse.csr_matrix]:
+        """Blocks of about `rows` rows of the matrix as it is stored: nothing proven, with the columns that are no genes."""
         with readable(self.path or self.label, self.kind):
-            for block in self._matrix.blocks(rows):
-                if self._kept is not None:
-                    block = block[:, self._kept]
-                yield prove_raw(
-                    block,
-                    first_row=first,
-                    cells=barcodes,
-                    genes=self._names,
-                    where=self.label,
-                    elsewhere=self._matrix.elsewhere,
-                )
-                first += block.shape[0]
+            yield from self._matrix.blocks(rows)
+
+    def prove(self, block: sparse.csr_matrix, first: int) -> sparse.csr_matrix:
+        """The genes of a stored block whose first row is cell `first`; InputError names the first value that is no raw count."""
+        return prove_raw(
+            block if self._kept is None else block[:, self._kept],
+            first_row=first,
+            cells=self.obs.index.to_numpy(),
+            genes=self._names,
+            where=self.label,
+            elsewhere=self._matrix.elsewhere,
+        )
+
+    def _proven(self, rows: int) -> Iterator[sparse.csr_matrix]:
+        first = 0
+        for block in self.stored(rows):
+            yield self.prove(block, first)
+            first += block.shape[0]
         if first != self.n_cells:
             raise InputError(f"{self.label} has {first} rows, but {self.n_cells} cells were named when it was opened.")
 
+    @property
+    def regions(self) -> Regions:
+        """Its peaks, in its order."""
+        return Regions.parse(self._names, where=self.label)
+
     def guess_vocab(self) -> GeneVocab:
-        """A vocabulary of this source's own genes: Ensembl ids where a column has them, else its names."""
+        """A vocabulary of this source's own genes: Ensembl ids where a column has them, else its names. Of peaks, these."""
+        if self.features == "regions":
+            return RegionVocab(self.regions)
         ids_in = next(iter(self.gene_columns))
         symbols_in = next((c for c in self.gene_columns if c != ids_in and c.lower() in _SYMBOL_COLUMNS), "var_names")
         ids = self.gene_columns[ids_in]
@@ -144,12 +168,15 @@ def open_source(
     layer: str | None = None,
     name: str | None = None,
     orientation: Orientation | None = None,
+    features: Features | None = "genes",
 ) -> Source:
     """Opens a file, a folder or an AnnData: reads its names, not its counts.
 
     `layer`: None for X, 'raw' for adata.raw, else a layer (h5ad, zarr, loom, AnnData). `name`: None for the file's own
-    without its suffix. `orientation`: of a CSV/TSV whose names do not tell it. Rows of `var` whose `feature_types` is
-    not gene expression are left out. Raises InputError for what is missing, unknown, unreadable or empty.
+    without its suffix. `orientation`: of a CSV/TSV whose names do not tell it. `features`: what is read of it, genes or
+    peaks ("regions", by their names or the columns chrom, start and end of `var`); rows of `var` whose `feature_types`
+    is another are left out. None: genes where it has any, else peaks where its names are intervals.
+    Raises InputError for what is missing, unknown, unreadable or empty.
     """
     path = None if isinstance(data, AnnData) else Path(data)
     kind = "anndata" if path is None else _kind(path)
@@ -171,19 +198,23 @@ def open_source(
     else:
         matrix = read_table(path, orientation)
 
-    kept = _kept_features(matrix.var, label)
+    features = _guess(matrix.var) if features is None else features
+    kept = _kept_features(matrix.var, label, features)
     var = matrix.var if kept is None else matrix.var.iloc[kept]
     if not len(matrix.obs) or not len(var):
-        raise InputError(f"{label}: is empty: {len(matrix.obs)} cells x {len(var)} genes.")
+        what = "genes" if features == "genes" else "peaks"
+        raise InputError(f"{label}: is empty: {len(matrix.obs)} cells x {len(var)} {what}.")
+    names = _texts(var.index.to_series()) if features == "genes" else _intervals(var, label)
     return Source(
         name=name or (_stem(path) if path is not None else "anndata"),
         path=path,
         kind=kind,
         obs=_plain(matrix.obs),
-        gene_columns=_gene_columns(var),
-        _names=_texts(var.index.to_series()),
+        gene_columns=_gene_columns(var) if features == "genes" else {"regions": names},
+        _names=names,
         _kept=kept,
         _matrix=matrix,
+        features=features,
     )
 
 
@@ -210,17 +241,46 @@ def _stem(path: Path) -> str:
     return re.sub(r"\.(h5ad|h5|loom|zarr|mtx|csv|tsv|txt|tab)$", "", re.sub(r"\.gz$", "", path.resolve().name))
 
 
-def _kept_features(var: pd.DataFrame, label: str) -> Int[np.ndarray, " genes"] | None:
-    """Columns whose feature type is gene expression; None where all are or nothing is said."""
+def _kept_features(var: pd.DataFrame, label: str, features: Features) -> Int[np.ndarray, " genes"] | None:
+    """Columns whose feature type is gene expression, or peaks; None where all are or nothing is said."""
     if "feature_types" not in var:
         return None
     types = _texts(var["feature_types"])
-    genes = np.array([t.strip().lower() in _EXPRESSION for t in types], dtype=bool)
-    if genes.all() or not any(types):
+    wanted = _of_type(types, features)
+    if wanted.all() or not any(types):
         return None
-    if not genes.any():
-        raise InputError(f"{label}: has no features of type 'Gene Expression', only {sorted(set(types))[:5]}.")
-    return np.flatnonzero(genes)
+    if not wanted.any():
+        said = sorted(set(types))[:5]
+        if features == "regions":
+            raise InputError(f"{label}: has no features of type 'Peaks', only {said}. Regions are of ATAC.")
+        peaks = _of_type(types, "regions").any()
+        hint = (
+            " A corpus of peaks is built with --regions (BED, or a file with the peaks), and no --genes."
+            if peaks
+            else ""
+        )
+        raise InputError(f"{label}: has no features of type 'Gene Expression', only {said}.{hint}")
+    return np.flatnonzero(wanted)
+
+
+def _of_type(types: Shaped[np.ndarray, " features"], features: Features) -> Bool[np.ndarray, " features"]:
+    return np.array([t.strip().lower() in _TYPES[features] for t in types], dtype=bool)
+
+
+def _guess(var: pd.DataFrame) -> Features:
+    """Whether features are peaks: as `feature_types` says, else where most names are intervals."""
+    if "feature_types" in var and any(types := _texts(var["feature_types"])):
+        return "regions" if _of_type(types, "regions").any() and not _of_type(types, "genes").any() else "genes"
+    some = [str(name).strip() for name in var.index[:: max(1, len(var) // _LOOK)]]
+    return "regions" if some and 2 * sum(bool(_PEAK.fullmatch(name)) for name in some) >= len(some) else "genes"
+
+
+def _intervals(var: pd.DataFrame, label: str) -> Shaped[np.ndarray, " regions"]:
+    """Peaks by one spelling, "chr1:100-200"."""
+    try:
+        return Regions.from_var(var, where=label).names()
+    except InputError as error:
+        raise InputError(f"{error} A corpus of regions is built from files of peaks: are these genes?") from error
 
 
 def _texts(column: pd.Series) -> Shaped[np.ndarray, " rows"]:

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int32, Int64, Integer, UInt16, UInt32
 
-from expresser.corpus.manifest import read_manifest
+from expresser.corpus.labels import coded_labels
+from expresser.corpus.manifest import features_of, read_manifest
 from expresser.corpus.mapped import AddressView
 from expresser.corpus.obs import read_obs
 from expresser.corpus.readahead import read_at_random, will_need
 from expresser.corpus.shards import CountBatch, schema
+from expresser.corpus.source import Features
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.region_vocab import RegionVocab
 
 __all__ = ["Corpus", "CountBatch"]
 
@@ -55,7 +57,8 @@ class Corpus:
         manifest = read_manifest(folder)
         if check:
             check_sizes(folder, manifest)
-        vocab = GeneVocab.load(folder / manifest["genes"]["file"])
+        kind = RegionVocab if features_of(manifest) == "regions" else GeneVocab
+        vocab = kind.load(folder / manifest["genes"]["file"])
         if vocab.sha256 != manifest["genes"]["vocab_sha256"]:
             raise InputError(
                 f"{folder / manifest['genes']['file']}: not the vocabulary this corpus was built with (sha256 "
@@ -64,6 +67,11 @@ class Corpus:
             )
         batches = [batch for entry in manifest["shards"] for batch in _map_shard(folder, manifest, entry, check=check)]
         return cls(folder, manifest, vocab, batches)
+
+    @property
+    def features(self) -> Features:
+        """What the tokens are: genes, or regions of the genome (then `vocab` is a `RegionVocab`)."""
+        return features_of(self.manifest)
 
     def __len__(self) -> int:
         return self.n_cells
@@ -91,20 +99,8 @@ class Corpus:
         Reads that column alone: the whole table of millions of cells would be gigabytes of barcodes. Raises InputError where the
         corpus has no such column.
         """
-        path = self.path / self.manifest["obs"]["file"]
-        columns = pq.read_schema(path)
-        if column not in columns.names:
-            raise InputError(
-                f"{self.path}: no obs column {column!r}; the corpus has {', '.join(columns.names)}. "
-                f"Build it with --obs {column}."
-            )
-        text = [column] if columns.field(column).type == pa.string() else []
-        values = pq.read_table(path, columns=[column], read_dictionary=text)[column].to_pandas()
-        kinds = pd.Categorical(values)
-        found = np.array([*map(str, kinds.categories), "nan"])
-        names, numbers = np.unique(found if (kinds.codes < 0).any() else found[:-1], return_inverse=True)
-        # A missing value has code -1: the last of `found`.
-        return names.tolist(), numbers[kinds.codes][self.cell_ids].astype(np.int32)
+        names, numbers = coded_labels(self, column)
+        return names, numbers[self.cell_ids].astype(np.int32)
 
     @cached_property
     def lengths(self) -> Int32[np.ndarray, " cells"]:
@@ -137,9 +133,15 @@ class Corpus:
         """
         return self._view.read(self._checked(rows))
 
-    def announce(self, rows: Integer[np.ndarray, " rows"]) -> None:
+    def read_genes(
+        self, rows: Integer[np.ndarray, " rows"]
+    ) -> tuple[Int64[np.ndarray, " rows"], UInt16[np.ndarray, " entries"] | UInt32[np.ndarray, " entries"]]:
+        """How many non-zero genes (or regions) each of the cells in `rows` has, and which: `read` without the counts."""
+        return self._view.genes(self._checked(rows))
+
+    def announce(self, rows: Integer[np.ndarray, " rows"], *, counts: bool = True) -> None:
         """These rows will be read soon: the system starts to fetch them and the call returns. On Linux; elsewhere nothing."""
-        will_need(*self._view.addresses(self._checked(rows)))
+        will_need(*self._view.addresses(self._checked(rows), counts=counts))
 
     def _checked(self, rows: Integer[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         if rows.dtype.kind not in "iu":

@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from expresser.corpus.labels import read_labels
-from expresser.corpus.manifest import read_manifest
+from expresser.corpus.history import leftovers
+from expresser.corpus.labels import labels_sha256, read_labels
+from expresser.corpus.manifest import features_of, read_manifest
 from expresser.corpus.shards import ContentDigest, CountBatch, from_arrow
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.region_vocab import RegionVocab
 
 THREADS = min(8, os.cpu_count() or 1)
 PIECE_BYTES = 1 << 22
@@ -39,12 +41,16 @@ class Fault:
 
 def verify_corpus(
     folder: str | Path, *, deep: bool = True, threads: int = THREADS, progress: Progress | None = None
-) -> None:
-    """Raises InputError that lists every fault of a corpus, not only the first; see `find_faults`."""
+) -> list[str]:
+    """Raises InputError that lists every fault of a corpus, not only the first; see `find_faults`.
+
+    Returns the names of files in its folder that are no part of it: an append that was killed left them, and the next append
+    uses or removes them. They are no fault.
+    """
     folder = Path(folder)
     faults = find_faults(folder, deep=deep, threads=threads, progress=progress)
     if not faults:
-        return
+        return leftovers(folder, read_manifest(folder))
     n_files = len(_entries(read_manifest(folder)))
     damaged = len({fault.file for fault in faults if fault.file})
     head = f"{folder}: {damaged} of {n_files} files are not what was written" if damaged else f"{folder}"
@@ -62,8 +68,8 @@ def find_faults(
 
     Always: sizes and sha256 of shards, obs and vocabulary, in `threads` threads (hashing lets go of the interpreter's
     lock). `deep`, where checksums fit: in each cell genes strictly rising and inside the vocabulary, no stored zero,
-    total = sum of counts; each cell id once, with the source its obs row names; the digest of all rows that `corpus_id`
-    is made from. The first broken row of each law is named, shard by shard.
+    total = sum of counts; each cell id once, with the source its obs row names; the digests of all rows, and of the labels of
+    a split or subset, that `corpus_id` is made from. The first broken row of each law is named, shard by shard.
 
     progress: called with ("checksums", bytes, bytes in all) and ("rows", cells, cells in all). Memory: one record batch
     and 12 bytes a cell. InputError where there is no manifest that could be believed.
@@ -118,7 +124,8 @@ def _check_file(folder: Path, entry: dict[str, Any], told: _Bytes) -> Fault | No
 
 
 def _check_vocabulary(folder: Path, manifest: dict[str, Any]) -> list[Fault]:
-    vocab = GeneVocab.load(folder / manifest["genes"]["file"])
+    kind = RegionVocab if features_of(manifest) == "regions" else GeneVocab
+    vocab = kind.load(folder / manifest["genes"]["file"])
     if (vocab.sha256, len(vocab)) != (manifest["genes"]["vocab_sha256"], manifest["genes"]["n"]):
         return [Fault(manifest["genes"]["file"], "holds other genes than the manifest says")]
     return []
@@ -139,6 +146,9 @@ def _check_rows(folder: Path, manifest: dict[str, Any], progress: Progress | Non
         yield Fault("", "the rows are not those the manifest describes (content digest differs)")
     if done != manifest["cells"] or sum(entry["nnz"] for entry in manifest["shards"]) != manifest["nnz"]:
         yield Fault("", f"shards hold {done:,} cells, the manifest says {manifest['cells']:,} (or non-zeros differ)")
+    obs = manifest["obs"]
+    if "labels_sha256" in obs and labels_sha256(folder / obs["file"]) != obs["labels_sha256"]:
+        yield Fault(obs["file"], "holds other labels than the manifest says")
     yield from _check_ids(Corpus.open(folder))
 
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt64
 from expresser.corpus.align import Alignment
 from expresser.corpus.onepass import Hashing, SourcePass
 from expresser.corpus.shards import CountBatch, from_arrow, schema, to_arrow
-from expresser.corpus.source import Source, open_source
+from expresser.corpus.source import Features, Source, open_source
 from expresser.corpus.workshop import Unfinished, record, recorded
 
 POLL_SECONDS = 0.2
@@ -41,6 +41,7 @@ class Job:
     deduplicate: str | None
     source_column: str | None
     sha256: str | None  # where it is known already
+    features: Features = "genes"
 
     def reading(self, source: Source) -> SourcePass:
         """The pass over the job's source."""
@@ -63,7 +64,7 @@ def packed_name(number: int) -> str:
 def pack_source(job: Job, folder: Path, told: Callable[[int], None]) -> None:
     """Write the kept cells of one file, numbered from 0, and then the record that says so."""
     assert job.path is not None
-    source = open_source(job.path, layer=job.layer)
+    source = open_source(job.path, layer=job.layer, features=job.features)
     hashing = Hashing(source, job.sha256)
     reading = job.reading(source)
     columns = schema(job.genes, "uint32")

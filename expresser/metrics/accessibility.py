@@ -1,4 +1,4 @@
-"""How well open chromatin is predicted: AUROC, AUPR and calibration over all entries, and ranks inside each peak or cell."""
+"""How well open chromatin is predicted: AUROC, AUPR, calibration over all entries, ranks inside a peak or cell, Dice."""
 
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -162,6 +162,34 @@ def cell_scores(truth: Open, score: Float32[np.ndarray, "cells peaks"]) -> RankS
     return _row_scores(truth.tocsr(), score)
 
 
+def dice(
+    predicted: Open | np.ndarray, truth: Open | np.ndarray, *, above: float = 0.0
+) -> Float64[np.ndarray, " cells"]:
+    """Dice of each cell, 2 TP / (2 TP + FP + FN): open is what is greater than `above` in `predicted`, than 0 in `truth`.
+
+    Either may be sparse, where what is not stored is 0. NaN where nothing is open in either. The raw counts against the same
+    truth are what an imputation has to beat.
+    """
+    if predicted.shape != truth.shape or len(truth.shape) != 2:
+        raise InputError(
+            f"Dice: predicted is {' x '.join(map(str, predicted.shape))}, the truth {' x '.join(map(str, truth.shape))}. "
+            "Cut both at the same cells and peaks."
+        )
+    if sparse.issparse(predicted) and above < 0:
+        raise InputError(
+            f"Dice: what a sparse prediction does not store is 0, above {above}. Give a threshold of 0 or more."
+        )
+    called, real = _is_open(predicted, above), _is_open(truth, 0.0)
+    if sparse.issparse(called) or sparse.issparse(real):
+        called, real = sparse.csr_matrix(called), sparse.csr_matrix(real)
+        both = called.multiply(real)
+    else:
+        both = called & real
+    shared, ours, theirs = (np.asarray(x.sum(axis=1), dtype=np.float64).ravel() for x in (both, called, real))
+    with np.errstate(invalid="ignore"):
+        return 2 * shared / (ours + theirs)
+
+
 def auroc_by_prevalence(
     auroc: Float[np.ndarray, " peaks"], prevalence: Float[np.ndarray, " peaks"], bins: int
 ) -> pd.DataFrame:
@@ -223,6 +251,15 @@ def _check(truth: Open, score: Float32[np.ndarray, "cells peaks"]) -> None:
             f"accessibility scores: the score of cell {cell}, peak {peak} of the block is {score[cell, peak]}, but scores "
             "need finite values. Find out what produced it: leaving such entries out would flatter the method."
         )
+
+
+def _is_open(x: Open | np.ndarray, above: float) -> Open | np.ndarray:
+    if not sparse.issparse(x):
+        return x > above  # of bool, what is open: True is 1
+    x = sparse.csr_matrix(x)
+    opened = sparse.csr_matrix((x.data > above, x.indices, x.indptr), shape=x.shape, copy=True)  # cut below
+    opened.eliminate_zeros()
+    return opened
 
 
 def _open_entries(truth: Open) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,5 @@
 """Whether imputation helps to find cell types: Leiden clusters of the imputed cells against known labels."""
 
-import random
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +8,9 @@ from jaxtyping import Float32, Int
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.neighbors import NearestNeighbors
 
 from expresser.errors import InputError
+from expresser.metrics.clusters import communities, neighbour_graph
 from finetune.counts import choose_rows, log_normalise
 from finetune.imputation.baselines import Counts
 from finetune.imputation.fill import Asked, completed, dense, filled
@@ -107,11 +105,13 @@ def agreement(values: Values, types: np.ndarray, *, seed: int) -> dict[str, floa
     """ARI and NMI of clusters with known types, and how many clusters there were.
 
     Of the clusterings over `RESOLUTIONS` the one counts whose number of clusters is nearest to the number of types (the
-    coarser of two as near); agreement has no say in the choice.
+    coarser of two as near); agreement has no say in the choice. Cells are neighbours by 30 principal components.
     """
-    graph = shared_neighbours(values, seed=seed)
+    components = min(_COMPONENTS, min(values.shape) - 1)
+    space = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(values)
+    graph = neighbour_graph(space, _NEIGHBOURS)
     wanted, best, nearest = len(set(types)), np.zeros(len(types), dtype=np.int64), np.inf
-    for found in leiden(graph, RESOLUTIONS, seed=seed):
+    for found in communities(graph, RESOLUTIONS, seed=seed):
         n = int(found.max()) + 1
         if abs(n - wanted) < nearest:
             nearest, best = abs(n - wanted), found
@@ -122,34 +122,3 @@ def agreement(values: Values, types: np.ndarray, *, seed: int) -> dict[str, floa
         "nmi": float(normalized_mutual_info_score(types, best)),
         "clusters": float(best.max() + 1),
     }
-
-
-def shared_neighbours(values: Values, *, seed: int) -> sparse.csr_matrix:
-    """A symmetric graph of cells: Jaccard overlap of the 15 nearest cells (itself included) by 30 principal components."""
-    components = min(_COMPONENTS, min(values.shape) - 1)
-    space = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(values)
-    nearest = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(values))).fit(space)
-    near = sparse.csr_matrix(nearest.kneighbors_graph(space))
-    shared = sparse.csr_matrix((near @ near.T).multiply((near + near.T) > 0))
-    shared.setdiag(0)
-    shared.eliminate_zeros()
-    size = nearest.n_neighbors
-    shared.data = shared.data / (2 * size - shared.data)
-    return shared
-
-
-def leiden(graph: sparse.csr_matrix, resolutions: Iterable[float], *, seed: int) -> Iterator[Int[np.ndarray, " cells"]]:
-    """Cluster of each cell at one resolution after another: igraph's Leiden, modularity, two iterations (as in scanpy)."""
-    import igraph
-
-    upper = sparse.triu(graph, 1).tocoo()
-    edges = np.stack([upper.row, upper.col], axis=1)
-    cells = igraph.Graph(n=graph.shape[0], edges=edges, edge_attrs={"weight": upper.data})
-    for resolution in resolutions:
-        # igraph draws from one generator for all: lent for a moment, so that Python's own, its default, stays untouched.
-        igraph.set_random_number_generator(random.Random(seed))
-        try:
-            found = cells.community_leiden("modularity", weights="weight", resolution=resolution, n_iterations=2)
-        finally:
-            igraph.set_random_number_generator(random)
-        yield np.array(found.membership, dtype=np.int64)

@@ -1,5 +1,6 @@
 """ATAC as networks take it: 0/1 over the peaks that the training cells left after merging and filtering."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,10 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 from scipy import sparse
 
-from translate.align import align_peaks
+from expresser.regions import Regions
+from translate.align import align_peaks, peaks_onto
 from translate.genomes import check_genome
 from translate.peaks import open_cells, peak_filter
-from translate.regions import Regions
 from translate.study import DataWarning, Measured
 
 
@@ -30,6 +31,7 @@ class AtacRecipe:
     min_cells: int = 5
     max_share: float = 0.1
     share_of: Literal["cells", "commonest_peak"] = "cells"
+    min_share: float = 0.0  # of all training cells, beside min_cells
     merge: bool = True  # join peaks of a file that overlap
 
 
@@ -57,7 +59,8 @@ class AtacInput:
     ) -> "AtacInput":
         """Peaks chosen on these cells. `genome` ("hg38", …) makes sure that these peaks, and those of `align`, fit it.
 
-        Memory beside the counts: a million entries' worth, and a few numbers a peak.
+        Memory beside the counts: a million entries' worth, and a few numbers a peak. A corpus is read once, in the order of the
+        disk.
         """
         given = Regions.from_var(measured.var, where=measured.name)
         build = None if genome is None else check_genome(given, genome).genome
@@ -68,7 +71,7 @@ class AtacInput:
             regions,
             n_cells=len(cells),
             autosomes=recipe.autosomes,
-            min_cells=recipe.min_cells,
+            min_cells=max(recipe.min_cells, math.ceil(recipe.min_share * len(cells) - 1e-9)),
             max_share=recipe.max_share,
             share_of=recipe.share_of,
         )
@@ -81,9 +84,24 @@ class AtacInput:
 
         Raises InputError for another genome build, and where next to none of these peaks are covered.
         """
+        self._prove_build(measured)
+        opened = align_peaks(measured, self.regions)
+        self._say_lost(measured)
+        return opened
+
+    def onto(self, measured: Measured) -> sparse.csr_matrix:
+        """`align` as a matrix, peaks of the file x these: for cells that are read one by one."""
+        self._prove_build(measured)
+        onto = peaks_onto(measured, self.regions)
+        self._say_lost(measured)
+        return onto
+
+    def _prove_build(self, measured: Measured) -> None:
         if self.genome is not None:
             check_genome(Regions.from_var(measured.var, where=measured.name), self.genome)
-        opened = align_peaks(measured, self.regions)
+
+    def _say_lost(self, measured: Measured) -> None:
+        """Warn of chromosomes of these peaks that a file has nothing of."""
         given = set(Regions.from_var(measured.var, where=measured.name).chroms)
         if lost := [name for name in self._peaks_by_chromosome if name not in given]:
             n = sum(self._peaks_by_chromosome[name] for name in lost)
@@ -91,9 +109,8 @@ class AtacInput:
                 f"{measured.name}: has no peak on {', '.join(lost)}, where {n:,} of the model's {len(self.regions):,} lie: they "
                 "are taken to be closed. Is the file whole?",
                 EmptyChromosomeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return opened
 
     @cached_property
     def _peaks_by_chromosome(self) -> dict[str, int]:

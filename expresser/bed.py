@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from expresser.errors import InputError
-from translate.regions import Regions
+from expresser.regions import Regions
 
 _RULE = "A line of a BED file is chromosome, start from 0 and a larger end, with tabs between them (more columns may follow)"
 _ELSE = ("#", "track", "browser")  # lines that are no peaks

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Int32, Int64, Num, Shaped
 from scipy import sparse
 
 from expresser.errors import InputError
-from translate.peak_names import RULE, bad_range, natural, parse_names, prove_ranges, refuse, ucsc
+from expresser.peak_names import RULE, bad_range, natural, parse_names, prove_ranges, refuse, ucsc
 
 _COLUMNS = (
     ("chrom", "chr", "chromosome", "seqnames", "seqname", "seqid", "contig"),

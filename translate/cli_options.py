@@ -1,0 +1,131 @@
+"""What ``expresser translate fit SYSTEM`` can be told, and what is made of it before anything is read."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from expresser.errors import InputError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Arguments(Generic[Config]):
+    """All options of `fit`; those under config are the system's own."""
+
+    out: Path
+    """Folder of the run: model, log, split, metrics.json, report.html."""
+    config: Config
+    """Options of the system; --preset says where they begin."""
+    rna: tuple[str, ...] = ()
+    """Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder, one or several (--rna a.h5ad b.h5ad), whose shared genes are
+    kept; if they hold other modalities too, these are read."""
+    atac: tuple[str, ...] = ()
+    """Counts or 0/1 of peaks, the same kinds of file; cells are paired by name, peaks of several files merged."""
+    protein: tuple[str, ...] = ()
+    """Antibody counts, or obsm:KEY for a table inside the RNA's files."""
+    mudata: str | None = None
+    """An .h5mu file with all modalities, in place of --rna and --atac."""
+    rna_only: tuple[str, ...] = ()
+    """More cells, measured in RNA only."""
+    atac_only: tuple[str, ...] = ()
+    """More cells, measured in ATAC only."""
+    corpus: str | None = None
+    """A folder that expresser corpus build made of ATAC, in place of all files: cells are read from disk as they are needed."""
+    layer: str | None = None
+    """Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X."""
+    genes: str | None = None
+    """Places of genes where the files have none: genes.tsv, a GTF, or a table of ids, chrom and tss."""
+    genome: str | None = None
+    """Build of the peaks (hg38, hg19, mm10): they are checked against it, in queries too."""
+    batch: str | None = None
+    """Column of obs that says which batch (donor, sample) a cell is of, for systems that free their latent of it."""
+    split: str | None = None
+    """random (70/15/15), cluster (whole clusters of RNA held out), a column of obs whose groups stay whole, or all: every cell
+    trains but for a few that are only watched. Without it: all where the system embeds, else random."""
+    valid: tuple[str, ...] = ()
+    """Groups of the column that validate, or random: cells of the groups that train. Without it, groups are drawn."""
+    test: tuple[str, ...] = ()
+    """Groups of the column that are held out to the end. Without it, groups are drawn."""
+    rotation: int = 0
+    """Of the cluster split: which of the five."""
+    split_seed: int = 0
+    """Of the split; --seed is of the fit, so that several fits can share one split."""
+    preset: str | None = None
+    """A named configuration: translate list shows them."""
+    start: str | None = None
+    """A fitted model of the same system (folder or hub id) whose weights are kept: only what it lacks is fitted, such as
+    proteins."""
+    seed: int = 0
+    """Of first weights and batches."""
+    precision: Literal["no", "bf16"] = "no"
+    """bf16: mixed precision, for a GPU."""
+    resume: bool = False
+    """Go on with an interrupted fit in --out."""
+    evaluate: bool = True
+    """Judge the test cells at the end (embeddings: all cells, where none are held out), beside baselines."""
+    baselines: bool = True
+    """Fit the baselines too: mean, knn, ridge, gene activity; of embeddings LSI and PCA."""
+    baselines_all: bool = False
+    """Of embeddings, the slow baselines as well, where they are installed: PeakVI, spectral."""
+    labels: str | None = None
+    """Column of obs with cell types, for scores of types and markers. Without it, cell_type where there is one."""
+    maps: bool = True
+    """Draw UMAPs into the report."""
+
+
+def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
+    """With --split and --batch filled in for this system; InputError where options contradict each other."""
+    split = given.split or ("all" if kind.embeds else "random")
+    if split in ("random", "cluster", "all") and (given.valid or given.test):
+        raise InputError(f"--valid and --test name groups of a column: --split is {split}, not a column of obs.")
+    if given.rotation and split != "cluster":
+        raise InputError(f"--rotation is of the cluster split: --split is {split}.")
+    if split == "all" and not kind.embeds:
+        raise InputError(
+            f"--split all leaves no cell to judge a translation by, and {system} translates. Choose random, cluster, or a column "
+            "of obs."
+        )
+    return replace(given, split=split, config=_with_batch(given, system))
+
+
+def choose_split(study: Any, given: Arguments[Any], needs: tuple[Any, ...] = ()) -> Any:
+    """The split that the options ask for; `needs`: modalities that cells have which are only watched."""
+    from translate.splits import split_all, split_by_cluster, split_by_column, split_random, validate_at_random
+
+    if given.split == "all":
+        return split_all(study, needs, seed=given.split_seed)
+    if given.split in (None, "random"):
+        return split_random(study, seed=given.split_seed)
+    if given.split == "cluster":
+        return split_by_cluster(study, rotation=given.rotation, seed=given.split_seed)
+    seed, test = given.split_seed, given.test or None
+    if given.valid == ("random",):
+        return validate_at_random(study, split_by_column(study, given.split, valid=[], test=test, seed=seed), seed=seed)
+    return split_by_column(study, given.split, valid=given.valid or None, test=test, seed=seed)
+
+
+def prove_modalities(study: Any, system: str, kind: Any) -> None:
+    """InputError where the files lack what the system needs; a translator needs two modalities, whichever."""
+    if lacking := [m for m in kind.needs if m not in study.modalities]:
+        raise InputError(
+            f"translate fit: {system} needs {' and '.join(kind.needs)}, and the files hold {', '.join(study.modalities)}. Add "
+            f"{' and '.join(f'--{m}' for m in lacking)}."
+        )
+    if not kind.embeds and len(study.modalities) < 2:
+        raise InputError(
+            f"translate fit: only {study.modalities[0]} was given ({study.n_cells:,} cells), and there is nothing to "
+            "translate it to. Add another modality of the same cells: --rna, --atac or --protein."
+        )
+
+
+def _with_batch(given: Arguments[Any], system: str) -> Any:
+    """The configuration, --batch in it."""
+    if given.batch is None:
+        return given.config
+    own = getattr(given.config, "batch", None)
+    if own is None:
+        raise InputError(f"--batch: {system} does not know batches. Leave it out, or fit a system that does (sailer).")
+    if own.key not in (None, given.batch):
+        raise InputError(f"--batch {given.batch} and --config.batch.key {own.key} differ: give one of them.")
+    return replace(given.config, batch=replace(own, key=given.batch))

@@ -1,0 +1,132 @@
+"""SAILERX: embeddings of ATAC cells, free of depth and batch, that keep to how the same cells lie in RNA (Cao et al., 2022)."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from expresser.errors import InputError
+from translate.batches import Batch
+from translate.covariates import Reference
+from translate.feed import Inputs
+from translate.invariant import Invariant, InvariantConfig
+from translate.losses import similarity_loss
+from translate.phases import Terms, Turn
+from translate.reference import Cleaning, Weighting, reference_embedding
+from translate.study import Study
+from translate.system import Published
+
+
+@dataclass(frozen=True)
+class SailerxConfig(InvariantConfig):
+    """Options of SAILERX; presets are in `Sailerx.presets`."""
+
+    latent: int = 50
+    reference: str = "pca"
+    """Where RNA says that cells lie: pca, obsm:KEY (a table of the RNA file) or expresser:MODEL (a pretrained Expresser)."""
+    reference_dims: int = 50
+    """Components of pca."""
+    clean: Cleaning = "matched"
+    """What is taken out of the reference: the shift between batches' nearest neighbours, or batches' means (centre), or none."""
+    within: str | None = None
+    """Column of obs (study, say) whose groups are each compared by themselves."""
+    weights: Weighting = "depth"
+    """depth: cells whose ATAC is poor beside their RNA take more from it. even: all alike."""
+    alignment: float | Literal["elbow"] = 1e6
+    """Weight of the alignment, a mean over pairs of cells, beside nats a cell (γ's scaling factor). elbow: chosen by
+    short fits, from the point where the alignment no longer improves."""
+
+
+PAPER = SailerxConfig(
+    positive_weight=20.0,
+    base_rates=False,
+    scaled=False,
+    direct=False,
+    clean="none",
+    epochs=400,
+    cycle=100,
+    batch_size=200,
+    lr=1e-4,
+)
+
+
+class Sailerx(Invariant):
+    r"""SAILER by chromosome, and a pull of the pairwise similarities of cells towards those in an embedding of their RNA.
+
+    .. math:: L = L_{SAILER} + \gamma \sum_{ij} w_i w_j (s^{RNA}_{ij} - s_{ij})^2 / n^2
+
+    s: cosine similarities of two cells of a step, of their places in the reference and of their posterior means; only inside a
+    group, and among cells that have both modalities: of cells with ATAC alone nothing is asked. Weights w are
+    `translate.reference.depth_weights`. RNA never enters the network: new cells need ATAC alone.
+
+    Relations: `Sailer` without RNA; BABEL and scMOG where RNA itself is to be predicted.
+    """
+
+    needs = ("rna", "atac")
+    config_class = SailerxConfig
+    presets: ClassVar[dict[str, Any]] = {
+        "default": SailerxConfig(),
+        "paper": PAPER,
+        "as_released": replace(
+            PAPER,
+            alignment=6000.0,
+            sd_is_variance=True,
+            weighs_all=True,
+            summed=True,
+            anneals_by_epoch=True,
+        ),
+    }
+    published = Published(
+        name="SAILERX",
+        reference="Cao, Fu, Hou, Nie, Xie. Integrated analysis of multimodal single-cell data with structural similarity. "
+        "Nucleic Acids Research 50 (2022).",
+        doi="10.1093/nar/gkac781",
+        pairing="paired cells, and cells of ATAC alone",
+        directions=(("atac", "atac"),),
+        choose="Paired RNA and ATAC (cells of ATAC alone may join): the embedding of scATAC guided by RNA; ATAC alone embeds.",
+        deviations=(
+            "The default is not the paper's recipe (preset paper): the reference is cleaned of batch first (as it is), open "
+            "peaks weighted by their ratio (20), output layers that start at base rates and that depth and batch reach "
+            "directly (neither), open peaks weighted to one depth (unweighted), learning rate 1e-3 (1e-4), batches of 128 "
+            "(200), 100 epochs (400).",
+            "The alignment is a mean over the pairs of a step, beside nats a cell: its factor does not depend on the size of "
+            "a batch. The paper names no factor; the release has 6000 on sums (preset as_released).",
+            "One σ in sampling and in both divergences; ω on open entries only, in all phases; annealing at every step "
+            "(as_released: the variance as σ, ω on every entry after the warm-up, steps of an epoch, sums in place of means).",
+            "Cells of ATAC alone are in the same batches as the others, without the alignment. The release takes, every third "
+            "step, a step more on them together with paired cells under the other batch's label: no preset restores that.",
+            "Components, highly variable genes, shifts of batches and the ends of the weights' scale are those of the "
+            "training cells.",
+            "Depth of ATAC is the number of open peaks, of RNA the sum of counts.",
+        ),
+    )
+
+    def __init__(self, config: SailerxConfig, inputs: Inputs) -> None:
+        if config.alignment == "elbow":
+            raise InputError(
+                "sailerx: alignment is still to be chosen. translate.elbow.choose_alignment gives a configuration with a number."
+            )
+        super().__init__(config, inputs)
+        self.config: SailerxConfig
+
+    def reference(self, study: Study, train: Int64[np.ndarray, " train"]) -> Reference | None:
+        c = self.config
+        return reference_embedding(
+            c.reference,
+            study,
+            train,
+            dims=c.reference_dims,
+            batches=c.batch,
+            clean=c.clean,
+            weights=c.weights,
+            within=c.within,
+        )
+
+    def more(self, batch: Batch, mean: Float32[Tensor, "cells latent"], turn: Turn) -> Terms:
+        """The alignment of posterior means, from the warm-up on: a mean over pairs of the step (a sum, where sums are asked)."""
+        known = batch.reference
+        apart = similarity_loss(mean, known.values, weight=known.weight, group=known.group).sum()
+        pairs = 1 if self.config.summed else batch.share**2
+        return {"alignment": apart * (float(self.config.alignment) / pairs)}
