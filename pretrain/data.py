@@ -1,6 +1,7 @@
 """From a corpus to what a step needs: the train/validation split, batches on the device, the head's starting levels."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,17 @@ class Split:
     train: Int64[np.ndarray, " train"]
     valid: Int64[np.ndarray, " valid"]
     groups: tuple[str, ...] = ()
+
+
+def gene_corpus(folder: str | Path) -> Corpus:
+    """The corpus in a folder; InputError where its features are not genes."""
+    corpus = Corpus.open(folder)
+    if corpus.features != "genes":
+        raise InputError(
+            f"{folder}: a corpus of {len(corpus.vocab):,} {corpus.features}, but pretraining predicts the expression of genes. Give "
+            "a corpus of RNA counts; `expresser translate fit sailer --corpus` trains on open chromatin."
+        )
+    return corpus
 
 
 def split(corpus: Corpus, config: DataConfig, seed: int) -> Split:

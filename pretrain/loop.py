@@ -22,7 +22,7 @@ from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, E
 from expresser.run_folder import Log, claim, flat
 from pretrain.agreement import agree
 from pretrain.config import Recipe
-from pretrain.data import split, starting_factors, starting_levels, to_cells, training_stream
+from pretrain.data import gene_corpus, split, starting_factors, starting_levels, to_cells, training_stream
 from pretrain.evaluate import Held, evaluate, network, scores
 from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error, targets
@@ -98,7 +98,7 @@ def pretrain(
         If ``out`` holds another run, the corpus is damaged, or it is not the one the run began with.
     """
     recipe.check()
-    out, corpus = Path(out), Corpus.open(corpus_folder)
+    out, corpus = Path(out), gene_corpus(corpus_folder)
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
         mixed_precision=recipe.precision,

@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Int64
 
 from expresser.corpus.staging import bytes_text
-from expresser.corpus.store import Corpus
 from expresser.corpus.stream import Stream
 from expresser.model.configuration import ExpresserConfig
 from pretrain.config import Recipe
-from pretrain.data import Groups, split, to_cells, training_stream, weighed_groups
+from pretrain.data import Groups, gene_corpus, split, to_cells, training_stream, weighed_groups
 from pretrain.loop import Plan, build_model
 from pretrain.objective import Objective, squared_error, targets
 from pretrain.throughput import Cost, cost, memory_bytes, n_parameters
@@ -72,7 +71,7 @@ def _cost(recipe: Recipe, config: ExpresserConfig, lengths: Int64[np.ndarray, " 
 def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
     """Tokens, FLOPs, memory and hours of a run as text. The rate is timed on this machine for three steps; nothing is written."""
     recipe.check()
-    corpus = Corpus.open(corpus_folder)
+    corpus = gene_corpus(corpus_folder)
     parts = split(corpus, recipe.data, recipe.seed)
     plan = Plan.of(recipe, parts.train.size)
     objective = Objective.of(recipe.objective)

@@ -16,6 +16,7 @@ from expresser.cli import main
 from expresser.corpus.append import append_corpus
 from expresser.corpus.build import build_corpus
 from expresser.corpus.features import read_regions
+from expresser.corpus.info import corpus_info, info_text
 from expresser.corpus.selection import subset_corpus
 from expresser.corpus.splitting import split_corpus
 from expresser.corpus.store import Corpus
@@ -23,6 +24,7 @@ from expresser.corpus.verify import verify_corpus
 from expresser.errors import InputError
 from expresser.region_vocab import RegionVocab, nearest_regions
 from expresser.regions import Regions
+from pretrain.data import gene_corpus
 
 WIDTH = 500
 
@@ -72,6 +74,11 @@ def test_counts_come_back_over_peaks_in_canonical_order(spelling: str, tmp_path:
         corpus = build([adata], tmp_path / "c", obs_columns=["donor"])
     assert corpus.features == "regions"
     assert corpus.manifest["features"] == "regions"
+    assert f"regions   {len(peaks)}" in info_text(corpus_info(corpus.path))
+    with pytest.raises(
+        InputError, match=f"a corpus of {len(peaks)} regions, but pretraining predicts the expression of genes"
+    ):
+        gene_corpus(corpus.path)
     assert corpus.vocab.ids.tolist() == ["{}:{}-{}".format(*peak) for peak in peaks]
     np.testing.assert_array_equal(counts_of(corpus), adata.X.toarray()[:, np.argsort(order)])
     verify_corpus(corpus.path, deep=True)

@@ -58,6 +58,7 @@ def corpus_info(folder: str | Path) -> dict[str, Any]:
         "corpus_id": corpus.corpus_id,
         "format_version": manifest["format_version"],
         "cells": corpus.n_cells,
+        "features": corpus.features,
         "genes": len(corpus.vocab),
         "nnz": manifest["nnz"],
         "density": manifest["nnz"] / (corpus.n_cells * len(corpus.vocab)),
@@ -106,12 +107,13 @@ def _quantiles(values: Shaped[np.ndarray, " cells"]) -> dict[str, float]:
 
 
 def info_text(info: dict[str, Any]) -> str:
-    """`corpus_info` for reading: plain text, one source a line, histograms of depth and of genes a cell."""
+    """`corpus_info` for reading: plain text, one source a line, histograms of depth and of genes (or regions) a cell."""
+    word = info["features"]  # genes, or the regions of an ATAC corpus
     lines = [
         f"corpus    {info['path']}",
         f"id        {info['corpus_id']}",
         f"cells     {info['cells']:,} of {len(info['sources'])} sources, order by seed {info['seed']}",
-        f"genes     {info['genes']:,}",
+        f"{word:<10}{info['genes']:,}",
         f"non-zero  {info['nnz']:,} ({info['density']:.1%}), {info['nnz'] / info['cells']:,.0f} a cell",
         f"on disk   {bytes_text(info['bytes'])} in {info['shards']} shards, {info['bytes_per_cell']:,.0f} bytes a cell, "
         f"counts as {info['dtypes']['counts']}",
@@ -122,12 +124,15 @@ def info_text(info: dict[str, Any]) -> str:
         lines.append(f"from      {origin_text(origin)}")
     lines += [f"appended  {line}" for line in appended_lines(info)]
     for label, key in _WORDS:
-        lines.append(f"{label:<12}" + "  ".join(f"{name} {value:,.0f}" for name, value in info[key].items()))
+        lines.append(
+            f"{label.replace('genes', word):<12}"
+            + "  ".join(f"{name} {value:,.0f}" for name, value in info[key].items())
+        )
     for column, values in info["obs"].items():
         few = ", ".join(f"{value} {cells:,}" for value, cells in info["commonest"][column][:3])
         lines.append(f"obs       {column}: {values['values']:,} values, {values['missing']:,} cells without ({few})")
     lines.append("")
-    head = ("source", "cells", *info["dropped"], "genes", "counts kept", "median depth", "median genes")
+    head = ("source", "cells", *info["dropped"], word, "counts kept", "median depth", f"median {word}")
     if info["appended"]:
         head += ("appended",)
     rows = [head, *(_row(source, info) for source in info["sources"])]
@@ -137,7 +142,7 @@ def info_text(info: dict[str, Any]) -> str:
         for row in rows
     ]
     for label, key in (("counts a cell", "depth"), ("genes a cell", "genes_per_cell")):
-        lines += ["", label, *(f"  {line}" for line in histogram_lines(histogram_of(info, key)))]
+        lines += ["", label.replace("genes", word), *(f"  {line}" for line in histogram_lines(histogram_of(info, key)))]
     return "\n".join(lines)
 
 

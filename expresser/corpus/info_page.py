@@ -16,6 +16,7 @@ from expresser.report import Figure, Section, Table, provenance, write_report
 
 def info_page(info: dict[str, Any], path: Path) -> Path:
     """Write `corpus_info`'s answer as an HTML page: histograms, sources, labels with their commonest values, origin."""
+    word = info["features"]
     origin = {"corpus_id": info["corpus_id"], "format_version": info["format_version"], "dtypes": info["dtypes"]}
     if info["derived_from"] is not None:
         origin["derived_from"] = info["derived_from"]
@@ -24,11 +25,11 @@ def info_page(info: dict[str, Any], path: Path) -> Path:
         title=f"Corpus: {Path(info['path']).resolve().name}",
         summary=[
             ("cells", info["cells"]),
-            ("genes", info["genes"]),
+            (word, info["genes"]),
             ("sources", len(info["sources"])),
             ("cells dropped", sum(info["dropped"].values())),
             ("median counts a cell", info["depth"]["median"]),
-            ("median genes a cell", info["genes_per_cell"]["median"]),
+            (f"median {word} a cell", info["genes_per_cell"]["median"]),
             ("on disk", bytes_text(info["bytes"])),
         ],
         sections=[_cells(info), _sources(info), *_labels(info)],
@@ -38,15 +39,15 @@ def info_page(info: dict[str, Any], path: Path) -> Path:
 
 def _cells(info: dict[str, Any]) -> Section:
     text = (
-        f"{info['nnz']:,} non-zero counts ({info['density']:.1%} of cells x genes), {info['bytes_per_cell']:,.0f} bytes "
+        f"{info['nnz']:,} non-zero counts ({info['density']:.1%} of cells x {info['features']}), {info['bytes_per_cell']:,.0f} bytes "
         f"a cell in {info['shards']} shards. Counts are raw, over the vocabulary; bins are logarithmic."
     )
-    quantiles = pd.DataFrame({"counts": info["depth"], "genes": info["genes_per_cell"]}).T
+    quantiles = pd.DataFrame({"counts": info["depth"], info["features"]: info["genes_per_cell"]}).T
     figures = tuple(
         _histogram(title, histogram_of(info, key), label)
         for title, key, label in (
             ("Counts a cell", "depth", "counts in the cell"),
-            ("Genes a cell", "genes_per_cell", "non-zero genes in the cell"),
+            (f"{info['features'].capitalize()} a cell", "genes_per_cell", f"non-zero {info['features']} in the cell"),
         )
     )
     return Section("Cells", text, (*figures, Table("Quantiles over cells", quantiles)))
@@ -70,15 +71,16 @@ def _histogram(title: str, histogram: Histogram, label: str) -> Figure:
 
 
 def _sources(info: dict[str, Any]) -> Section:
+    word = info["features"]
     frame = pd.DataFrame(
         {
             "source": source["name"],
             "cells": source["cells"],
             **{f"dropped: {why}": source["dropped"].get(why) for why in info["dropped"]},
-            "genes": source["genes"],
+            word: source["genes"],
             "counts kept": source["counts_kept"],
             "median counts": source["median_depth"],
-            "median genes": source["median_genes"],
+            f"median {word}": source["median_genes"],
             **({"appended": source["appended"]} if info["appended"] else {}),
         }
         for source in info["sources"]
