@@ -8,6 +8,8 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports --no-cache
+# As many processes as there are cores, a file of tests in one of them. PYTEST_PROCESSES=0: in this one, for a debugger.
+set -- -n "${PYTEST_PROCESSES:-auto}" --dist loadfile "$@"
 # Slow tests too where CI asks for them; gpu and network tests never run by default.
 if [ -n "${CI:-}" ]; then
   exec python -m pytest -q -m "not gpu and not network" "$@"

@@ -41,6 +41,7 @@ class Corpus:
         self.corpus_id: str = manifest["corpus_id"]
         self._batches = batches
         self._view = AddressView(batches)
+        self._columns_announced = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus.open, (self.path.absolute(),)
@@ -140,7 +141,20 @@ class Corpus:
         return self._view.genes(self._checked(rows))
 
     def announce(self, rows: Integer[np.ndarray, " rows"], *, counts: bool = True) -> None:
-        """These rows will be read soon: the system starts to fetch them and the call returns. On Linux; elsewhere nothing."""
+        """These rows will be read soon: the system starts to fetch them and the call returns. On Linux; elsewhere nothing.
+
+        With the first rows the columns of one number a cell (14 bytes of each) are fetched whole: every row is looked up in them,
+        and in a corpus larger than memory each look would wait for the disk.
+        """
+        if not self._columns_announced:
+            self._columns_announced = True
+            for column, kind in (
+                ("genes", np.int32),
+                ("cell_id", np.uint32),
+                ("source", np.uint16),
+                ("total", np.uint32),
+            ):
+                self._buffers(column, kind)
         will_need(*self._view.addresses(self._checked(rows), counts=counts))
 
     def _checked(self, rows: Integer[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
