@@ -22,6 +22,7 @@ from expresser.plots import scatter_axes, svg
 from expresser.record import provenance, write_metrics
 from expresser.report import Figure, Section, Table, write_report
 from expresser.simulate import simulate_rna
+from expresser.threads import kept_threads
 
 _CELLS, _HELD, _GENES = 3000, 300, 2000
 
@@ -132,8 +133,9 @@ def _cell_types(embedded: ad.AnnData) -> dict[str, dict[str, float]]:
 
 
 def _embedding_section(embedded: ad.AnnData, types: dict[str, dict[str, float]]) -> Section:
-    sc.pp.neighbors(embedded, use_rep="X_expresser")
-    sc.tl.umap(embedded, random_state=0)
+    with kept_threads():
+        sc.pp.neighbors(embedded, use_rep="X_expresser")
+        sc.tl.umap(embedded, random_state=0)
     xy = embedded.obsm["X_umap"]
     depth = np.log10(np.asarray(embedded.X.sum(1)).ravel())
     colours = {

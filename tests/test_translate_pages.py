@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.axes import Axes
 from scipy import linalg
 
@@ -476,3 +477,13 @@ def test_the_score_table_says_what_the_verdicts_rest_on_read_back_or_not(tmp_pat
     assert "by the 95 % interval of the difference in the first column" in text
     assert "closest 4 cells of babel, shared: 0.2100 (1 perfect, 0.0260 chance)" in text
     assert score_table(json.loads(write_metrics(tmp_path / "m.json", metrics).read_text())) == text
+
+
+def test_a_map_leaves_torch_with_its_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        maps.umap(np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ from jaxtyping import Float32, Int64
 from scipy import linalg
 
 from expresser.errors import InputError
+from expresser.threads import kept_threads
 from translate.predicted import Predicted
 
 FEWEST = 50  # cells of a map: fewer have too few neighbours to lie anywhere in particular
@@ -55,7 +56,7 @@ def umap(points: Float32[np.ndarray, "cells dimensions"], *, seed: int = 0) -> F
     if len(points) < FEWEST:
         raise InputError(f"UMAP: {len(points)} cells are too few for a map; {FEWEST} are needed. Leave it out.")
     cells = AnnData(obsm={"X": points})
-    with warnings.catch_warnings():
+    with kept_threads(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about threads, renamed parameters and graphs in pieces: none changes the map
         sc.pp.neighbors(cells, use_rep="X", random_state=seed)
         sc.tl.umap(cells, random_state=seed)

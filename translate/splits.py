@@ -11,6 +11,7 @@ from jaxtyping import Int64, Shaped
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.threads import kept_threads
 from translate.align import take_columns
 from translate.study import Modality, Study
 
@@ -193,7 +194,8 @@ def _leiden(study: Study, cells: Cells, resolution: float, seed: int) -> list[In
     x.data = np.log1p(x.data)
     adata = AnnData(x, obs=pd.DataFrame(index=[str(i) for i in range(len(cells))]))
     sc.pp.pca(adata, n_comps=min(_COMPONENTS, *(size - 1 for size in x.shape)), random_state=seed)
-    sc.pp.neighbors(adata, n_neighbors=_NEIGHBOURS, random_state=seed)
+    with kept_threads():
+        sc.pp.neighbors(adata, n_neighbors=_NEIGHBOURS, random_state=seed)
     sc.tl.leiden(adata, resolution, random_state=seed, n_iterations=2, flavor="igraph", directed=False)
     labels = adata.obs["leiden"].astype(int).to_numpy()
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
