@@ -179,7 +179,7 @@ def simulate_atac_command(
     cells: int = 10_000,
     regions: int = 30_000,
     sigma: float = 1.5,
-    depth: float = 1.0,
+    depth: float | None = None,
     min_fragments: float = 1000.0,
     max_fragments: float = 20_000.0,
     flips: float = 0.1,
@@ -201,7 +201,7 @@ def simulate_atac_command(
         cells: Number of cells.
         regions: Number of regions, where no bulk file brings its own.
         sigma: Standard deviation of the natural log of a cell's fragments, before the limits.
-        depth: Multiplies the design's fragments and both limits (0.1 with a tenth of the regions, say).
+        depth: Multiplies the design's fragments and both limits. Without it, the share of 30,000 regions that is asked for.
         min_fragments: Fragments that a cell has at least.
         max_fragments: Fragments that a cell has at most.
         flips: Share of the shared peaks that each type replaces by others.

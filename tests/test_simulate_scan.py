@@ -321,7 +321,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         ({"sigma": -1.0}, "sigma is -1"),
         ({"fewest": 30_000}, "at most 20000"),
         ({"n_cells": 20}, "of 20 cells of batch0 a type of sim1 would have none"),
-        ({"n_regions": 300}, "different peaks of its type in one round, and there are 90"),
+        ({"n_regions": 300, "depth": 1.0}, "different peaks of its type in one round, and there are 90"),
         ({"types": ("a",)}, "bulk file"),
         ({"seed": -1}, "seed is -1"),
     ],
@@ -350,7 +350,7 @@ def test_help_and_bad_input_of_the_command(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert all(word in said for word in ("--design", "--bulk", "--sigma", "--twin-flips", "Example"))
     with pytest.raises(SystemExit) as left:
-        main(["simulate", "atac", "--out", str(tmp_path), "--regions", "300", "--cells", "200"])
+        main(["simulate", "atac", "--out", str(tmp_path), "--regions", "300", "--cells", "200", "--depth", "1"])
     assert left.value.code == 2
     assert "Ask for more regions" in capsys.readouterr().err
     assert not (tmp_path / "atac.h5ad").exists()

@@ -7,6 +7,7 @@ from jaxtyping import Float32, Float64, Int64
 from sklearn.neighbors import NearestNeighbors
 
 from expresser.errors import InputError
+from expresser.threads import kept_threads
 from translate.components import Components
 from translate.covariates import BatchColumn, Reference
 from translate.opening import open_matrix, read_table
@@ -142,7 +143,8 @@ def _components(
     seen = np.flatnonzero(learnt.getnnz(axis=0) >= min(_FEWEST_CELLS, len(rows)))
     if len(seen) > GENES:
         cells = AnnData(learnt[:, seen])
-        sc.pp.highly_variable_genes(cells, n_top_genes=GENES, flavor="seurat")
+        with kept_threads():
+            sc.pp.highly_variable_genes(cells, n_top_genes=GENES, flavor="seurat")
         seen = seen[cells.var["highly_variable"].to_numpy()]
     components = Components.fit(learnt[:, seen], "rna", n=dims, seed=seed)
     return components.of(x[:, seen])

@@ -193,8 +193,8 @@ def _leiden(study: Study, cells: Cells, resolution: float, seed: int) -> list[In
     x = sparse.csr_matrix(sparse.diags_array(scale.astype(np.float32)) @ counts)
     x.data = np.log1p(x.data)
     adata = AnnData(x, obs=pd.DataFrame(index=[str(i) for i in range(len(cells))]))
-    sc.pp.pca(adata, n_comps=min(_COMPONENTS, *(size - 1 for size in x.shape)), random_state=seed)
     with kept_threads():
+        sc.pp.pca(adata, n_comps=min(_COMPONENTS, *(size - 1 for size in x.shape)), random_state=seed)
         sc.pp.neighbors(adata, n_neighbors=_NEIGHBOURS, random_state=seed)
     sc.tl.leiden(adata, resolution, random_state=seed, n_iterations=2, flavor="igraph", directed=False)
     labels = adata.obs["leiden"].astype(int).to_numpy()

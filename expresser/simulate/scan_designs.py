@@ -30,6 +30,7 @@ from expresser.simulate.scan_atac import ScanCells, Urn, draw_depths, draw_fragm
 from expresser.simulate.scan_bulk import Bulk, read_bulk, simulate_bulk
 
 SIGMA, FEWEST, MOST = 1.5, 1000, 20_000
+REGIONS = 30_000  # that the numbers of fragments of the designs are meant for
 _CELLS_PER_CHUNK = 2048  # rows joined at once; no part of the seed
 
 
@@ -75,9 +76,9 @@ def simulate_scan_atac(
     design: str = "sim1",
     *,
     n_cells: int = 10_000,
-    n_regions: int = 30_000,
+    n_regions: int = REGIONS,
     sigma: float | int = SIGMA,
-    depth: float | int = 1.0,
+    depth: float | int | None = None,
     fewest: float | int = FEWEST,
     most: float | int = MOST,
     open_share: float | int = 0.3,
@@ -96,8 +97,8 @@ def simulate_scan_atac(
         design: "sim1", "sim2" or "sim3".
         n_cells, n_regions: how many; a bulk file has regions of its own.
         sigma: standard deviation of the natural log of a cell's fragments, before the limits.
-        depth: multiplies the fragments of the design and both limits. With a tenth of the regions, a tenth of the depth
-            leaves regions covered as before.
+        depth: multiplies the fragments of the design and both limits. Without it, the share of 30,000 regions that there are, at
+            most 1, so that regions are covered as they are in the design; 1 with a bulk file.
         fewest, most: limits of a cell's fragments.
         open_share, flips, twin_flips: of the regions, how many are peaks of the shared set; of these, how many each type
             replaces by others; the same between the near-twins. For simulated profiles.
@@ -115,6 +116,8 @@ def simulate_scan_atac(
         InputError: an unknown design, a number outside its range, a bad file, or more fragments than regions can give.
     """
     args: dict[str, Any] = dict(locals())
+    if depth is None:
+        args["depth"] = min(n_regions / REGIONS, 1.0) if bulk is None else 1.0
     where = "simulate_scan_atac"
     for name, known in (("design", DESIGNS), ("genome", AUTOSOMES)):
         if args[name] not in known:
