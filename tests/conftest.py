@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Imported before the hook: transformers turns configurations into dataclasses whose __init__ takes fields of the base class,
@@ -13,6 +14,9 @@ import expresser.model.configuration  # noqa: F401
 # tyro.MISSING stands where a path will be: its dataclass of arguments is not what its annotations say until it has been filled.
 import pretrain.cli  # noqa: F401
 import translate.cli_fit  # noqa: F401
+
+settings.register_profile("untimed", deadline=None)  # machines are shared: how long an example takes says nothing
+settings.load_profile("untimed")
 
 _hook = install_import_hook(["expresser", "pretrain", "finetune", "translate"], "beartype.beartype")
 
