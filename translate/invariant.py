@@ -130,12 +130,13 @@ class Invariant(System):
             self.decoder.start_at_depth(float(self.depth_sd))
 
     def _best_batch(self, depth: Float[np.ndarray, " cells"], feed: Feed, cells: Int64[np.ndarray, " cells"]) -> int:
+        names, wanted = self.config.batch.names, self.config.best_batch
+        if wanted is not None and wanted not in names:
+            there = f"training cells have {', '.join(map(repr, names))}" if names else "name their column with --batch"
+            raise InputError(f"best_batch: no batch {wanted!r}; {there}.")
         if not self.n_batches or feed.batch_codes is None:
             return 0
-        names, wanted = self.config.batch.names, self.config.best_batch
         if wanted is not None:
-            if wanted not in names:
-                raise InputError(f"best_batch: no batch {wanted!r}; training cells have {', '.join(map(repr, names))}.")
             return names.index(wanted)
         codes = feed.batch_codes[cells]
         # A batch all of whose cells lack ATAC has no depth.

@@ -107,6 +107,13 @@ def similarity_loss(
         return (pairs * difference.square()).sum(dim=1)
 
 
+def comparable_pairs(weight: Float[Tensor, " cells"], group: Int[Tensor, " cells"]) -> int:
+    """How many terms of `similarity_loss` the whole step has: pairs of cells with a weight, inside a group; at least 1."""
+    with torch.no_grad():
+        groups = gathered(group)[gathered(weight) > 0]
+        return max(int(groups.unique(return_counts=True)[1].square().sum()), 1)
+
+
 def standard_normal(
     rows: Int[Tensor, " cells"] | Int64[np.ndarray, " cells"], n: int, *, key: int
 ) -> Float32[Tensor, "cells n"]:

@@ -125,6 +125,11 @@ class StoredBlocks:
     def rows(self, cells: Int64[np.ndarray, " cells"]) -> SparseRows:
         """These cells, in this order."""
         lengths, given = self.matrix.open_in(cells)
+        if len(given) and int(given.max()) >= self.matrix.shape[1]:  # compiled loops below look it up unchecked
+            raise InputError(
+                f"the corpus is damaged: a cell has region {int(given.max()):,} of {self.matrix.shape[1]:,}. `expresser corpus "
+                "verify` names the file: copy it again, or build the corpus again."
+            )
         offsets = np.zeros(len(cells) * self.n_blocks + 1, np.int32)
         room = len(given) if self._widest < 2 else int(np.diff(self._first)[given].sum())
         found, ends = np.empty(room, np.int32), np.empty(len(cells), np.int64)

@@ -32,7 +32,7 @@ from expresser.corpus.shardsteps import read_shard, write_rows
 from expresser.corpus.shuffle import Scatter, bucket_count
 from expresser.corpus.source import Source, open_source
 from expresser.corpus.store import Corpus
-from expresser.corpus.workshop import Workshop, workshop
+from expresser.corpus.workshop import Workshop, recorded, workshop, workshop_of
 from expresser.errors import InputError
 
 MANY_LOST = 0.1  # share of an input's counts outside the vocabulary from which a rebuild is advised
@@ -73,8 +73,11 @@ def append_corpus(
     contained = {entry["sha256"]: entry["name"] for entry in old["sources"]}
     for source, sha in zip(sources, shas):
         if sha in contained:
-            with workshop(corpus.path, "appending"):  # its maker may have been killed between the last steps
-                _clean(corpus.path)
+            # Its maker may have been killed between the last steps. Another append's work, which can go on, is left alone.
+            begun = recorded(workshop_of(corpus.path, "appending"), "journal")
+            if begun is None or begun.get("corpus") != corpus.corpus_id:
+                with workshop(corpus.path, "appending"):
+                    _clean(corpus.path)
             raise InputError(
                 f"{source.path or source.name}: is in {corpus.path} already, as {contained[sha]!r} (sha256 {sha[:12]}…): its cells "
                 "would count twice. Nothing was changed: leave it out."
