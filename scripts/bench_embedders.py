@@ -42,7 +42,7 @@ HYBRID = ("sailerx", "sailerx:as_released", "sailer", "lsi_regressed")
 SWEEPS: dict[str, tuple[str, str, tuple[float, ...]]] = {  # option: data, method, values
     "lam": ("sim3", "sailer", (0.0, 0.01, 0.1, 1.0, 2.0, 10.0)),
     "latent": ("sim3", "sailer", (2, 5, 10, 15, 20)),
-    "alignment": ("multiome", "sailerx", (0.0, 1e2, 1e3, 3e3, 1e4, 3e4, 1e5)),
+    "alignment": ("multiome", "sailerx", (0.0, 1e3, 1e4, 1e5, 1e6, 1e7)),
 }
 NAMES = {"lam": "λ", "latent": "latent dimensions", "alignment": "weight of the alignment"}
 SHOWN = (
