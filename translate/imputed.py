@@ -45,5 +45,4 @@ class Imputed:
         latent = torch.from_numpy(self.latents[cells]).to(device)
         depth = None if self.depth is None else math.log(self.depth)
         odds = self.system.imputed(latent, features, depth=depth, batch=self.batch)
-        slope, shift = self.system.get_buffer("calibration_atac")
-        return torch.sigmoid(slope * odds + shift).cpu().numpy()
+        return self.system.as_probability(odds, source="atac").cpu().numpy()

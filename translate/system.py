@@ -110,8 +110,14 @@ class System(nn.Module):
         self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice
     ) -> Float32[Tensor, "cells peaks"]:
         """Of these peaks being open, by what `translate.calibration` found for this source."""
+        return self.as_probability(self.log_odds(latent, source=source, peaks=peaks), source=source)
+
+    def as_probability(
+        self, log_odds: Float[Tensor, "cells peaks"], *, source: Modality
+    ) -> Float32[Tensor, "cells peaks"]:
+        """Log-odds as trained, by the slope and shift that were found for this source."""
         slope, shift = self.get_buffer(f"calibration_{source}")
-        return torch.sigmoid(slope * self.log_odds(latent, source=source, peaks=peaks) + shift)
+        return torch.sigmoid(slope * log_odds + shift)
 
     def shared_latent(self) -> bool:
         """Whether latents of one cell from two modalities are meant to be the same (FOSCTTM can be asked)."""
