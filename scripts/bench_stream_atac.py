@@ -29,7 +29,7 @@ from _atac_corpus import make
 from expresser.corpus.stream import permutation
 from translate.corpora import study_of_corpus
 from translate.covariates import BatchColumn
-from translate.feed import Feed, to_device
+from translate.feed import Feed
 from translate.fitting import build
 from translate.phases import Turn, named_parameters, noise_key, playing
 from translate.preprocess import AtacInput
@@ -155,7 +155,7 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
     with bench.timed("train") as done:
         for number, batch in enumerate(feed.batches(cuts, ("atac",), shares=shares)):
             turn = Turn(phase.name, player.name, 0, noise_key(0, 0, 0), number / len(cuts))
-            loss = torch.stack(list(network.losses(to_device(batch, device), turn).values())).sum()
+            loss = torch.stack(list(network.losses(batch.to(device), turn).values())).sum()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -167,7 +167,7 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
     network.eval()
     with bench.timed("embed") as done, torch.no_grad():
         for batch in feed.batches(cuts, ("atac",), shares=shares):
-            network.encode(to_device(batch, device), source="atac", to="atac").cpu()
+            network.encode(batch.to(device), source="atac", to="atac").cpu()
             if done(len(batch)) > options.seconds:
                 break
 

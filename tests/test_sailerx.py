@@ -203,6 +203,34 @@ def test_a_step_is_the_same_however_its_cells_are_ordered():
             torch.testing.assert_close(two[name], value, rtol=2e-5, atol=1e-5)
 
 
+def test_alternating_steps_on_cells_of_atac_alone_use_the_other_batchs_label(tmp_path):
+    study = hybrid()
+    study.obs["batch"] = np.where(np.arange(90) % 2, "x", "y")
+    config = replace(TOY, alternating=True, batch=BatchColumn("batch").settled(study.obs, cells(90)))
+    network, feed = made(study, config)
+    assert [[p.name for p in phase.players] for phase in network.phases()] == [["all", "alone"]] * 2
+    paired, alone = feed.batch(cells(8), ("atac",), share=8), feed.batch(cells(90)[-8:], ("atac",), share=8)
+    turn = Turn("anneal", "alone", 1, key=5, passed=1.0)
+    network.eval()  # so that norms do not depend on the step
+    terms = network.losses(replace(paired, beside=(alone,)), turn)
+    together = feed.batch(np.concatenate([cells(90)[-8:], cells(8)]), ("atac",), share=16)
+    codes = torch.cat([alone.sources, 1 - paired.sources])
+    usual = network.losses(replace(together, batch_codes=codes), replace(turn, player="all"))
+    assert set(usual) - set(terms) == {"alignment"}
+    for name in ("reconstruction", "prior_kl", "marginal_kl"):
+        assert terms[name].item() == pytest.approx(usual[name].item(), rel=1e-4)
+    warm = network.losses(replace(paired, beside=(alone,)), replace(turn, phase="warmup"))
+    assert set(warm) == {"reconstruction"}
+    fitted = fit("sailerx", study, split=toy_split(60, valid=10), out=tmp_path / "paired", config=config)
+    assert [len(phase.players) for phase in fitted.system.phases()] == [1, 1]  # no cell of ATAC alone trains
+    split = Split("own", train=np.setdiff1d(cells(90), cells(10)), valid=cells(10), test=cells(0))
+    fit("sailerx", study, split=split, out=tmp_path / "run", config=config)
+    entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"all.alignment", "alone.marginal_kl"} <= set(entry["train"])
+    assert "alone.alignment" not in entry["train"]
+    assert entry["cells"] == 50  # the pairs; those of ATAC alone go beside them
+
+
 def test_a_cell_alone_is_embedded_as_among_many(tmp_path):
     fitted = fit("sailerx", hybrid(), split=toy_split(90, valid=20), out=tmp_path / "run", config=TOY)
     assert fitted is not None

@@ -23,10 +23,12 @@ from translate import fitting
 from translate.feed import Feed
 from translate.fitting import build, fit
 from translate.phases import (
+    Beside,
     Optimizer,
     Phase,
     Player,
     cuts,
+    going_round,
     named_parameters,
     playing,
 )
@@ -112,10 +114,16 @@ class Scripted(nn.Module):
     def __init__(self, **valid: list[float]) -> None:
         super().__init__()
         self.one, self.two = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        self.script, self.seen, self.turns = valid, {}, []
+        self.script, self.seen, self.turns, self.begun, self.beside = valid, {}, [], [], []
+
+    def begin(self, phase, feed, train, *, fresh):
+        self.begun.append((phase.name, fresh))
 
     def losses(self, batch, turn):
         self.turns.append((turn.phase, turn.player, turn.epoch, len(batch), batch.share))
+        self.beside.append(
+            (turn.player, turn.epoch, [part.rows.tolist() for part in batch.beside], batch.rows.tolist())
+        )
         if turn.player is None:
             self.seen[turn.phase, turn.epoch] = self.one.weight.detach().clone()
             return {"watched": torch.tensor(self.script[turn.phase][turn.epoch]), "other": torch.tensor(1.0)}
@@ -251,6 +259,67 @@ def test_a_phase_without_cells_is_refused_before_the_first_is_run(tmp_path):
     with pytest.raises(InputError, match="phase 'second' needs cells measured in rna and protein; of 4 there are 1"):
         trainer.run(phases)
     assert not system.turns
+
+
+@given(
+    n=st.integers(1, 9),
+    start=st.integers(0, 30),
+    sizes=st.lists(st.integers(1, 25), min_size=1, max_size=6),
+)
+def test_an_endless_list_goes_on_wherever_it_is_cut(n, start, sizes):
+    cells = np.arange(100, 100 + n, dtype=np.int64)
+    taken = list(going_round(cells, start, sizes, 3, 1))
+    assert [len(part) for part in taken] == sizes
+    rounds = -(-(start + sum(sizes)) // n)
+    (whole,) = going_round(cells, 0, [rounds * n], 3, 1)
+    np.testing.assert_array_equal(np.concatenate(taken), whole[start : start + sum(sizes)])
+    assert all(sorted(whole[i * n : (i + 1) * n]) == cells.tolist() for i in range(rounds))  # each cell once a round
+
+
+def test_cells_beside_go_round_while_the_phases_own_are_passed_once(tmp_path):
+    n, own = 14, np.arange(14) < 9  # 9 with protein; 5 with RNA alone, which nobody reads here
+    rows = {"protein": np.where(own, np.arange(n), -1), "rna": np.where(own, -1, np.arange(n))}
+    feed = Feed(inputs={}, rows=rows, protein_values=np.zeros((n, 2), np.float32))
+    system = Scripted(only=[1.0, 1.0, 1.0])
+    cells = np.arange(n, dtype=np.int64)
+    beside = Beside((), lacks=("protein",), watched=False)
+    phase = replace(phase_of(epochs=3, batch_size=3), beside=(beside,))
+    valid = cells[[7, 8]]  # none of them lacks protein: what is not watched is not asked for
+    Trainer(system, feed, np.setdiff1d(cells, valid), valid, seed=0, folder=tmp_path).run([phase])
+    trained = [(epoch, others[0], rows) for player, epoch, others, rows in system.beside if player]
+    assert all(len(others) == len(rows) for _, others, rows in trained)
+    for epoch in range(3):
+        assert sorted(cell for e, _, rows in trained if e == epoch for cell in rows) == list(range(7))
+    taken = [cell for _, others, _ in trained for cell in others]
+    assert len(taken) == 21
+    assert all(sorted(taken[i : i + 5]) == list(range(9, 14)) for i in range(0, 20, 5))
+    assert all(others == [] for player, _, others, _ in system.beside if player is None)
+    rows["rna"][:6] = 0
+    trainer = Trainer(system, feed, np.arange(7), valid, seed=0, folder=tmp_path / "b")
+    with pytest.raises(InputError, match="needs cells measured in protein and not in rna; of 7 there are 1"):
+        trainer.run([replace(phase, beside=(Beside(("protein",), lacks=("rna",)),))])
+
+
+def test_cells_of_a_phase_may_need_what_is_not_read(tmp_path):
+    n = 14
+    rows = {"protein": np.arange(n), "rna": np.where(np.arange(n) % 2, -1, np.arange(n))}
+    feed = Feed(inputs={}, rows=rows, protein_values=np.zeros((n, 2), np.float32))
+    system = Scripted(only=[1.0])
+    cells = np.arange(n, dtype=np.int64)
+    phase = replace(phase_of(epochs=1), among=("rna",))
+    Trainer(system, feed, cells[:9], cells[9:], seed=0, folder=tmp_path).run([phase])
+    assert sorted(cell for player, _, _, rows in system.beside if player for cell in rows) == [0, 2, 4, 6, 8]
+
+
+def test_a_system_is_told_when_a_phase_begins_and_whether_it_was_begun_before(tmp_path):
+    phases = [phase_of("first", epochs=2), phase_of("second", epochs=3)]
+    script = {"first": [1.0] * 2, "second": [1.0] * 3}
+    system = Scripted(**script)
+    run_scripted(system, phases, tmp_path, stop_after=3)
+    assert system.begun == [("first", True), ("second", True)]
+    system = Scripted(**script)
+    run_scripted(system, phases, tmp_path)
+    assert system.begun == [("second", False)]
 
 
 def test_a_part_that_is_not_there_is_refused():

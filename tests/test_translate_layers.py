@@ -527,7 +527,9 @@ def test_babel_runs_at_human_size():
     system = Babel(BabelConfig(input_dropout=0.0), inputs)
     counts = sparse.random(3, 34_861, density=0.05, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
     opened = sparse.random(3, 223_897, density=0.03, format="csr", dtype=np.float32, rng=np.random.default_rng(1))
-    rna = RnaCells(sparse_rows(counts, (0, 34_861)), sparse_rows(counts, gene_bounds(34_861)))
+    rna = RnaCells(
+        sparse_rows(counts, (0, 34_861)), sparse_rows(counts, gene_bounds(34_861)), torch.ones(counts.shape[0])
+    )
     batch = Batch(np.arange(3), 3, rna, sparse_rows(opened, peak_bounds(inputs), binary=True))
     terms = system.losses(batch, Turn("translate", "all", 0, 0))
     torch.stack(list(terms.values())).sum().backward()

@@ -210,11 +210,17 @@ def thinned(rows: SparseRows, share: float, key: Int[Tensor, " cells"]) -> Spars
 class RnaCells:
     """A batch's expression: what the encoder reads and what the likelihood judges.
 
-    inputs: standardised values less those of a zero count; targets: size-normalised counts, linear.
+    inputs: standardised values less those of a zero count; targets: size-normalised counts, linear, or the counts themselves
+    where the system asks for them (`System.judges_counts`); library: the cell's total count over the model's genes.
     """
 
     inputs: SparseRows
     targets: SparseRows
+    library: Float32[Tensor, " cells"]
+
+    def to(self, device: torch.device) -> "RnaCells":
+        """On this device."""
+        return RnaCells(self.inputs.to(device), self.targets.to(device), self.library.to(device))
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,8 @@ class Batch:
     """Some cells, the same in every modality given; what was not measured is None.
 
     share: number of cells of the whole step, over all processes. Losses are sums over the cells here divided by it, so
-    that summing them over processes gives the mean over the step.
+    that summing them over processes gives the mean over the step. beside: other cells, as many, of the same step
+    (`translate.phases.Beside`).
     """
 
     rows: Shaped[np.ndarray, " cells"]
@@ -244,7 +251,24 @@ class Batch:
     atac_cells: SparseRows | None = None
     protein_cells: Float32[Tensor, "cells proteins"] | None = None
     batch_codes: Int[Tensor, " cells"] | None = None
+    label_codes: Int[Tensor, " cells"] | None = None
     reference_cells: ReferenceCells | None = None
+    beside: tuple["Batch", ...] = ()
+
+    def to(self, device: torch.device) -> "Batch":
+        """On this device."""
+        if device.type == "cpu":
+            return self
+        parts = ("rna_cells", "atac_cells", "protein_cells", "batch_codes", "label_codes", "reference_cells")
+        there = {name: part.to(device) for name in parts if (part := getattr(self, name)) is not None}
+        return replace(self, **there, beside=tuple(other.to(device) for other in self.beside))
+
+    @property
+    def labels(self) -> Int[Tensor, " cells"]:
+        """Number of each cell's label, -1 for none; a ValueError where no labels were read."""
+        if self.label_codes is None:
+            raise ValueError("this batch does not say what its cells are labelled as.")
+        return self.label_codes
 
     @property
     def sources(self) -> Int[Tensor, " cells"]:

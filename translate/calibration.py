@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from translate.feed import Feed, to_device
+from translate.feed import Feed
 from translate.phases import Phase
 from translate.study import Modality
 from translate.system import System
@@ -53,7 +53,7 @@ def _histograms(
     opened, total = np.zeros(BINS), np.zeros(BINS)
     device = next(system.parameters()).device
     for some in np.array_split(cells, -(-len(cells) // BATCH)):
-        batch = to_device(feed.batch(some, tuple(dict.fromkeys((source, "atac"))), share=len(some)), device)
+        batch = feed.batch(some, tuple(dict.fromkeys((source, "atac"))), share=len(some)).to(device)
         latent = system.encode(batch, source=source, to="atac")
         for block in (batch.atac.block(number) for number in range(batch.atac.n_blocks)):
             z = system.log_odds(latent, source=source, peaks=slice(block.start, block.stop)).flatten()

@@ -1,4 +1,4 @@
-"""What is known of cells beside their measurements: the batch they come from, and where they lie in another embedding."""
+"""What is known of cells beside their measurements: their batch, their label, and where they lie in another embedding."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -38,6 +38,31 @@ class BatchColumn:
         return max(len(self.names), 1)
 
 
+@dataclass(frozen=True)
+class LabelColumn:
+    """Which column of obs says what a cell is (its type); cells without a value have no label."""
+
+    key: str | None = None
+    """Column of obs. Without it, no cell has a label."""
+    names: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """The labels of the training cells, sorted: filled in by the fit."""
+
+    def settled(self, obs: pd.DataFrame, train: Int64[np.ndarray, " train"]) -> "LabelColumn":
+        """With the names that these cells have; InputError where there is no such column."""
+        if self.key is None:
+            return replace(self, names=())
+        given = _column(obs, self.key, "labels").iloc[train].dropna().astype(str)
+        return replace(self, names=tuple(sorted(set(given) - {""})))
+
+    def codes(self, obs: pd.DataFrame) -> Int64[np.ndarray, " cells"]:
+        """Number of each cell's label in `names`; -1 for none, and for one that no training cell has."""
+        if self.key is None:
+            return np.full(len(obs), -1, np.int64)
+        given = _column(obs, self.key, "labels")
+        codes = pd.Index(self.names).get_indexer(given.astype(str)).astype(np.int64)
+        return np.where(given.isna(), -1, codes)
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Where cells lie in an embedding of another modality, for every cell of a study.
@@ -51,12 +76,16 @@ class Reference:
     group: Int64[np.ndarray, " cells"] = field(repr=False)
 
 
-def _values(obs: pd.DataFrame, key: str) -> np.ndarray:
+def _column(obs: pd.DataFrame, key: str, what: str) -> pd.Series:
     if key not in obs:
         raise InputError(
-            f"batch: obs has no column {key!r}; it has {', '.join(map(repr, obs.columns)) or 'none'}. Name one of them, or none."
+            f"{what}: obs has no column {key!r}; it has {', '.join(map(repr, obs.columns)) or 'none'}. Name one of them, or none."
         )
-    column = obs[key]
+    return obs[key]
+
+
+def _values(obs: pd.DataFrame, key: str) -> np.ndarray:
+    column = _column(obs, key, "batch")
     if column.isna().any():
         first = obs.index[int(np.argmax(column.isna()))]
         raise InputError(

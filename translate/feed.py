@@ -14,7 +14,7 @@ from torch import nn
 
 from translate.batches import Batch, BlockedCells, BlockedMatrix, ReferenceCells, RnaCells, SparseRows, sparse_rows
 from translate.blocks import SparseLinear
-from translate.covariates import BatchColumn, Reference
+from translate.covariates import BatchColumn, LabelColumn, Reference
 from translate.heads import CountHead, LevelHead, OpenHead
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.stored import StoredBlocks, StoredMatrix
@@ -74,7 +74,9 @@ class Feed:
     atac_open: BlockedCells | None = None
     protein_values: Float32[np.ndarray, "rows proteins"] | None = None
     batch_codes: Int64[np.ndarray, " cells"] | None = None
+    label_codes: Int64[np.ndarray, " cells"] | None = None
     reference: Reference | None = None
+    counts: bool = False  # RNA is judged by its counts, not by size-normalised ones
 
     @classmethod
     def of(
@@ -83,11 +85,19 @@ class Feed:
         inputs: Inputs,
         *,
         batches: BatchColumn | None = None,
+        labels: LabelColumn | None = None,
         reference: Reference | None = None,
+        counts: bool = False,
     ) -> "Feed":
         """Every cell of the study, over the genes, peaks and proteins of the model, and what else is known of it."""
-        codes = None if batches is None else batches.codes(study.obs)
-        feed = cls(inputs=inputs, rows=study.rows, batch_codes=codes, reference=reference)
+        feed = cls(
+            inputs=inputs,
+            rows=study.rows,
+            batch_codes=None if batches is None else batches.codes(study.obs),
+            label_codes=None if labels is None else labels.codes(study.obs),
+            reference=reference,
+            counts=counts,
+        )
         for modality, measured in study.measured.items():
             if modality in inputs:
                 feed = feed._with(modality, measured)
@@ -114,6 +124,10 @@ class Feed:
     def n_cells(self) -> int:
         """Cells, whatever was measured in them."""
         return len(next(iter(self.rows.values())))
+
+    def has(self, modality: Modality) -> Bool[np.ndarray, " cells"]:
+        """Which cells were measured in this modality; none where it was not read."""
+        return self.rows[modality] >= 0 if modality in self.rows else np.zeros(self.n_cells, bool)
 
     def passes(self) -> Bool[np.ndarray, " cells"]:
         """Cells that the RNA recipe's filter keeps; those without RNA pass."""
@@ -166,6 +180,7 @@ class Feed:
             rows=cells,
             share=share,
             batch_codes=None if self.batch_codes is None else torch.from_numpy(self.batch_codes[cells]),
+            label_codes=None if self.label_codes is None else torch.from_numpy(self.label_codes[cells]),
             reference_cells=self._reference(cells),
         )
         for modality in modalities:
@@ -222,7 +237,8 @@ class Feed:
         counts, genes = self.rna_counts[at], self.rna_counts.shape[1]
         return RnaCells(
             inputs=sparse_rows(found.inputs(counts), (0, genes)),
-            targets=sparse_rows(found.targets(counts), gene_bounds(genes)),
+            targets=sparse_rows(counts if self.counts else found.targets(counts), gene_bounds(genes)),
+            library=torch.from_numpy(np.asarray(counts.sum(axis=1), np.float32).ravel()),
         )
 
     def _atac(self, at: Int64[np.ndarray, " cells"]) -> SparseRows:
@@ -234,22 +250,6 @@ class Feed:
         if self.protein_values is None:
             raise ValueError("no protein was read.")
         return torch.from_numpy(self.protein_values[at])
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on this device."""
-    if device.type == "cpu":
-        return batch
-    rna, atac, protein = batch.rna_cells, batch.atac_cells, batch.protein_cells
-    codes, reference = batch.batch_codes, batch.reference_cells
-    return replace(
-        batch,
-        rna_cells=None if rna is None else RnaCells(inputs=rna.inputs.to(device), targets=rna.targets.to(device)),
-        atac_cells=None if atac is None else atac.to(device),
-        protein_cells=None if protein is None else protein.to(device),
-        batch_codes=None if codes is None else codes.to(device),
-        reference_cells=None if reference is None else reference.to(device),
-    )
 
 
 def start_from_data(system: nn.Module, feed: Feed, cells: Int64[np.ndarray, " cells"], *, base_rates: bool) -> None:

@@ -84,8 +84,9 @@ def fit(
     out = Path(out)
     main = is_main_process()
     chosen = configuration(system, preset, config if config is not None or start is None else start.system.config)
-    if (column := getattr(chosen, "batch", None)) is not None:
-        chosen = replace(chosen, batch=column.settled(study.obs, split.train))
+    for name in ("batch", "label"):
+        if (column := getattr(chosen, name, None)) is not None:
+            chosen = replace(chosen, **{name: column.settled(study.obs, split.train)})
     record: dict[str, Any] = {
         "system": system,
         "preset": preset,
@@ -111,7 +112,13 @@ def fit(
     if lacking := [modality for modality in kind.needs if modality not in study.modalities]:
         raise InputError(f"fit: {system} needs {' and '.join(lacking)}; the study has {', '.join(study.modalities)}.")
     inputs = _inputs(study, split, chosen, genome, start, kind.reads)
-    feed = Feed.of(study, inputs, batches=getattr(chosen, "batch", None))
+    feed = Feed.of(
+        study,
+        inputs,
+        batches=getattr(chosen, "batch", None),
+        labels=getattr(chosen, "label", None),
+        counts=kind.judges_counts,
+    )
     passes = feed.passes()
     train, valid, test = (cells[passes[cells]] for cells in (split.train, split.valid, split.test))
     if len(valid) < 2 or len(train) < 2:
@@ -121,8 +128,8 @@ def fit(
         )
     network = build(system, chosen, inputs, seed)
     feed = replace(feed, reference=network.reference(study, train))
-    phases = network.phases()
     network.prepare(feed, train)
+    phases = network.phases()
     if start is not None:
         _take_weights(network, start)
         known = set(start.inputs)

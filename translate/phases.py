@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from expresser.corpus.shuffle import splitmix64
+from expresser.corpus.stream import permutation
 from translate.schedules import Plateau
 from translate.study import Modality
 
@@ -48,13 +49,27 @@ class Player:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Other cells that go along with those of a phase, drawn by themselves: as many a step, going round.
+
+    An epoch is one pass over the phase's own cells; of these it takes as many, and the next goes on where it stopped.
+    """
+
+    modalities: tuple[Modality, ...]  # that they have, and that are read
+    lacks: tuple[Modality, ...] = ()  # that they have not
+    watched: bool = True  # whether the watched loss needs them too
+
+
+@dataclass(frozen=True)
 class Phase:
     """Training with the same players and losses until the epochs are over or the watched loss no longer falls.
 
     monitor: the name of a term of the validation losses, or "loss" for their sum; its best weights are restored at the end.
     patience None: all epochs are run and the last weights are kept. decay: what the learning rate is multiplied by after each
     epoch. average: how much of the running mean of weights stays
-    at each step (0.99: the last hundred steps count); then it is the mean that is watched and kept.
+    at each step (0.99: the last hundred steps count); then it is the mean that is watched and kept. beside: cells that are not
+    those of the step, such as ATAC cells with unpaired RNA cells (`Batch.beside`). among: modalities that its cells have without
+    being read.
     """
 
     name: str
@@ -68,6 +83,8 @@ class Phase:
     plateau: Plateau | None = None
     decay: float = 1.0
     average: float | None = None
+    beside: tuple[Beside, ...] = ()
+    among: tuple[Modality, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,3 +127,20 @@ def cuts(cells: Int64[np.ndarray, " cells"], size: int) -> Iterator[Int64[np.nda
         del stops[-2]
     for start, stop in zip([0, *stops], stops):
         yield cells[start:stop]
+
+
+def going_round(
+    cells: Int64[np.ndarray, " cells"], start: int, sizes: Sequence[int], *key: int
+) -> Iterator[Int64[np.ndarray, " _"]]:
+    """So many of these cells, and so on, from the `start`-th of an endless list: each round is another permutation of them."""
+    number, at = divmod(start, len(cells))
+    order = cells[permutation(len(cells), *key, number)]
+    for size in sizes:
+        taken = [order[at : at + size]]
+        at, lacking = at + size, size - len(taken[0])
+        while at >= len(cells):
+            number += 1
+            order = cells[permutation(len(cells), *key, number)]
+            taken.append(order[:lacking])
+            at, lacking = at - len(cells), lacking - len(taken[-1])
+        yield np.concatenate(taken)

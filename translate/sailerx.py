@@ -4,19 +4,22 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from expresser.errors import InputError
 from translate.batches import Batch
 from translate.covariates import Reference
-from translate.feed import Inputs
+from translate.feed import Feed, Inputs
 from translate.invariant import Invariant, InvariantConfig
 from translate.losses import comparable_pairs, similarity_loss
-from translate.phases import Terms, Turn
+from translate.phases import Beside, Phase, Terms, Turn
 from translate.reference import Cleaning, Weighting, reference_embedding
 from translate.study import Study
 from translate.system import Published
+
+EVERY = 3  # steps, of which one is followed by one on cells of ATAC alone
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class SailerxConfig(InvariantConfig):
     """Column of obs (study, say) whose groups are each compared by themselves."""
     weights: Weighting = "even"
     """depth: cells whose ATAC is poor beside their RNA take more from it. even: all alike."""
+    alternating: bool = False
+    """Cells of ATAC alone have steps of their own: every third step one more on them, together with paired cells under the next
+    batch's label, as in the released code. Otherwise all cells are in the same steps."""
     alignment: float | Literal["elbow"] = 1e6
     """Weight of the alignment, a mean over pairs of cells, beside nats a cell (γ's scaling factor). elbow: chosen by
     short fits, from the point where the alignment no longer improves."""
@@ -86,6 +92,7 @@ class Sailerx(Invariant):
             weighs_all=True,
             summed=True,
             anneals_by_epoch=True,
+            alternating=True,
         ),
     }
     published = Published(
@@ -106,7 +113,8 @@ class Sailerx(Invariant):
             "One σ in sampling and in both divergences; ω on open entries only, in all phases; annealing at every step "
             "(as_released: the variance as σ, ω on every entry after the warm-up, steps of an epoch, sums in place of means).",
             "Cells of ATAC alone are in the same batches as the others, without the alignment. The release takes, every third "
-            "step, a step more on them together with paired cells under the other batch's label: no preset restores that.",
+            "step, a step more on them together with paired cells under the other batch's label (as_released; there that step "
+            "has Adam's moments of its own, and of more than two batches the label is the next one's).",
             "Components, highly variable genes, shifts of batches and the ends of the weights' scale are those of the "
             "training cells.",
             "Depth of ATAC is the number of open peaks, of RNA the sum of counts.",
@@ -120,6 +128,44 @@ class Sailerx(Invariant):
             )
         super().__init__(config, inputs)
         self.config: SailerxConfig
+        self.has_alone = False  # training cells with ATAC alone
+
+    def prepare(self, feed: Feed, cells: Int64[np.ndarray, " train"]) -> None:
+        super().prepare(feed, cells)
+        self.has_alone = bool((feed.has("atac") & ~feed.has("rna"))[cells].any())
+
+    def phases(self) -> tuple[Phase, ...]:
+        if not (self.config.alternating and self.has_alone):
+            return super().phases()
+        alone = Beside(("atac",), lacks=("rna",), watched=False)
+        return tuple(
+            replace(
+                phase,
+                players=(*phase.players, replace(phase.players[0], name="alone", every=EVERY)),
+                among=("rna",),
+                beside=(alone,),
+            )
+            for phase in super().phases()
+        )
+
+    def losses(self, batch: Batch, turn: Turn) -> Terms:
+        if turn.player != "alone":
+            return super().losses(batch, turn)
+        (others,) = batch.beside
+        mixed = (others, replace(batch, batch_codes=(batch.sources + 1) % max(self.n_batches, 1)))
+        warm, share = turn.phase == "warmup", sum(part.share for part in mixed)
+        posteriors = [self.encoder(part.atac) for part in mixed]
+        terms: Terms = {"reconstruction": torch.zeros((), device=posteriors[0][0].device)}
+        for part, (mean, log_var) in zip(mixed, posteriors):
+            part = replace(part, share=share)
+            latent = mean if warm else self.sampled(mean, log_var, part, turn)
+            terms["reconstruction"] = terms["reconstruction"] + self.reconstruction(
+                part, latent, self.confounders(part), warm=warm
+            )
+        if warm:
+            return terms
+        mean, log_var = (torch.cat(of) for of in zip(*posteriors))
+        return terms | self.divergences(mean, log_var, replace(batch, share=share), self.annealed(turn))
 
     def reference(self, study: Study, train: Int64[np.ndarray, " train"]) -> Reference | None:
         c = self.config

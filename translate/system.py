@@ -36,7 +36,8 @@ class System(nn.Module):
     """A network whose children are the parts that the players of its phases move.
 
     A subclass is one published system and is built from its configuration and the fitted inputs. Configurations have `prior`,
-    `base_rates` and `calibrated`; those that know batches, `batch` (a `translate.covariates.BatchColumn`).
+    `base_rates` and `calibrated`; those that know batches, `batch` (a `translate.covariates.BatchColumn`); those that know
+    labels of cells, `label` (a `LabelColumn`).
     """
 
     published: ClassVar[Published]
@@ -46,6 +47,7 @@ class System(nn.Module):
         "protein",
     )  # modalities that its network takes, of those given
     needs: ClassVar[tuple[Modality, ...]] = ("rna",)  # without which it cannot be fitted
+    judges_counts: ClassVar[bool] = False  # RNA targets are counts, not size-normalised ones
     embeds: ClassVar[bool] = False  # what is wanted is the latent: fitted to, and judged on, all cells
     config_class: ClassVar[type[Any]]  # a frozen dataclass; its defaults are the system as it should be used
     presets: ClassVar[Mapping[str, Any]]  # named configurations
@@ -64,6 +66,10 @@ class System(nn.Module):
         """Called before training, with the training cells: first weights that the data decide."""
         self.n_train = len(cells)
         start_from_data(self, feed, cells, base_rates=self.config.base_rates)
+
+    def begin(self, phase: Phase, feed: Feed, train: Int64[np.ndarray, " train"], *, fresh: bool) -> None:
+        """Called before a phase's first epoch of this run, on the device, nothing moving: what only the weights that the phases
+        before left can give. fresh: the phase was not begun before, so that weights may be set."""
 
     def reference(self, study: Study, train: Int64[np.ndarray, " train"]) -> Reference | None:
         """The embedding of another modality that training is guided by; None where the system takes none."""

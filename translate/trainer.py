@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,11 @@ from expresser.errors import InputError
 from expresser.run_folder import Log
 from translate.averages import RunningMean
 from translate.batches import Batch
-from translate.feed import Feed, to_device
-from translate.phases import Phase, Turn, cuts, named_parameters, noise_key, playing
+from translate.feed import Feed
+from translate.phases import Beside, Phase, Turn, cuts, going_round, named_parameters, noise_key, playing
 from translate.schedules import Watch
 from translate.state import Saved, load_state, save_state
+from translate.study import Modality
 
 
 @dataclass
@@ -52,7 +53,8 @@ class Trainer:
         Raises InputError where a phase lacks cells, before any is run; FloatingPointError where a loss is not finite.
         """
         for phase in phases:
-            self._cells(self.train, phase), self._cells(self.valid, phase)
+            for some in (self.train, self.valid):
+                self._cells(some, phase), self._beside(some, phase, watched=some is self.valid)
             if phase.batch_size < 2:
                 raise InputError(
                     f"phase {phase.name!r}: one cell a batch has no variance to be normalised by; give two or more."
@@ -97,6 +99,9 @@ class Trainer:
             saved.restore_optimizers(self.system, optimizers, phase)
             if mean is not None and saved.mean is not None:
                 mean.restore(saved.mean)
+        self.system.eval()
+        with torch.no_grad():
+            self.system.begin(phase, self.feed, self.train, fresh=saved is None)
         wrote = time.monotonic()
         for epoch in range(start, phase.epochs):
             if watch.over:
@@ -157,7 +162,9 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         noise, done = noise_key(self.seed, number, epoch), 0
-        for index, (cells, batch) in enumerate(self._batches(order, phase)):
+        beside = self._beside(self.train, phase)
+        batches = self._batches(order, phase, beside, start=epoch * len(order), key=(self.seed, number))
+        for index, (cells, batch) in enumerate(batches):
             passed = epoch + done / len(order)
             done += len(cells)
             for player in phase.players:
@@ -198,7 +205,8 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         with torch.no_grad(), self.accelerator.autocast():
             valid = self._cells(self.valid, phase)
-            for cells, batch in self._batches(valid, phase):
+            beside = self._beside(self.valid, phase, watched=True)
+            for cells, batch in self._batches(valid, phase, beside, start=0, key=(self.seed,)):
                 terms = self.system.losses(batch, Turn(phase.name, None, epoch, 0, float(epoch)))
                 for name, value in terms.items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(cells)
@@ -208,22 +216,59 @@ class Trainer:
 
     def _cells(self, cells: Int64[np.ndarray, " cells"], phase: Phase) -> Int64[np.ndarray, " measured"]:
         """Those measured in every modality of the phase."""
-        has = np.logical_and.reduce([self.feed.rows[modality][cells] >= 0 for modality in phase.modalities])
+        return self._some(cells, phase.name, (*phase.modalities, *phase.among), ())
+
+    def _beside(
+        self, cells: Int64[np.ndarray, " cells"], phase: Phase, *, watched: bool = False
+    ) -> list[tuple[Beside, Int64[np.ndarray, " _"]]]:
+        """Those that go along with the phase's own; watched: those that the watched loss needs."""
+        kinds = [kind for kind in phase.beside if kind.watched or not watched]
+        return [(kind, self._some(cells, phase.name, kind.modalities, kind.lacks)) for kind in kinds]
+
+    def _some(
+        self,
+        cells: Int64[np.ndarray, " cells"],
+        phase: str,
+        having: Sequence[Modality],
+        lacking: Sequence[Modality],
+    ) -> Int64[np.ndarray, " some"]:
+        wanted = [self.feed.has(modality)[cells] for modality in having]
+        wanted += [~self.feed.has(modality)[cells] for modality in lacking]
+        has = np.logical_and.reduce(wanted)
         if has.sum() < 2:
+            alone = f" and not in {' or '.join(lacking)}" if lacking else ""
             raise InputError(
-                f"phase {phase.name!r} needs cells measured in {' and '.join(phase.modalities)}; of {len(cells):,} there are "
+                f"phase {phase!r} needs cells measured in {' and '.join(having)}{alone}; of {len(cells):,} there are "
                 f"{int(has.sum())}. Give more cells, or another split."
             )
         return cells[has]
 
     def _batches(
-        self, cells: Int64[np.ndarray, " cells"], phase: Phase
-    ) -> Iterator[tuple[Int64[np.ndarray, " step"], Batch]]:
-        """The cells of each step, over all processes, and this process's part of them."""
+        self,
+        cells: Int64[np.ndarray, " cells"],
+        phase: Phase,
+        beside: Sequence[tuple[Beside, Int64[np.ndarray, " _"]]],
+        *,
+        start: int,
+        key: tuple[int, ...],
+    ) -> Iterator[tuple[Int64[np.ndarray, " _"], Batch]]:
+        """The cells of each step, over all processes, and this process's part of them, with as many of those beside.
+
+        start: how many of those beside have been taken before; key: of their order.
+        """
         steps = list(cuts(cells, phase.batch_size))
+        streams = [self._read(steps, phase.modalities)]
+        for number, (kind, others) in enumerate(beside):
+            taken = going_round(others, start, [len(step) for step in steps], *key, number)
+            streams.append(self._read(list(taken), kind.modalities))
+        for step, (batch, *rest) in zip(steps, zip(*streams)):
+            yield step, replace(batch, beside=tuple(rest)) if rest else batch
+
+    def _read(self, steps: Sequence[Int64[np.ndarray, " _"]], modalities: Sequence[Modality]) -> Iterator[Batch]:
+        """This process's part of each step."""
         mine = [step[self.accelerator.process_index :: self.accelerator.num_processes] for step in steps]
-        for step, batch in zip(steps, self.feed.batches(mine, phase.modalities, shares=[len(step) for step in steps])):
-            yield step, to_device(batch, self.device)
+        for batch in self.feed.batches(mine, modalities, shares=[len(step) for step in steps]):
+            yield batch.to(self.device)
 
     def _add_up(self, gradients: Sequence[Tensor]) -> None:
         """Gradients of parts of one mean: their sum over processes is the gradient of the step."""

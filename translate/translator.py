@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from expresser.errors import InputError
 from expresser.record import provenance
 from translate import saving
-from translate.feed import Feed, Inputs, to_device
+from translate.feed import Feed, Inputs
 from translate.imputed import Imputed
 from translate.predicted import Chosen, Decoded
 from translate.reading import read_measured
@@ -69,7 +69,7 @@ class Translator:
         parts = []
         cuts = [cells[start : start + CELLS] for start in range(0, len(cells), CELLS)]
         for batch in feed.batches(cuts, (source,), shares=[CELLS] * len(cuts)):
-            parts.append(self.system.encode(to_device(batch, device), source=source, to=to).float().cpu().numpy())
+            parts.append(self.system.encode(batch.to(device), source=source, to=to).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
     def predict(self, measured: Measured, *, source: Modality, to: Modality) -> Decoded:
