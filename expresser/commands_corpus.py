@@ -97,7 +97,8 @@ def corpus_append(folder: Folder, inputs: Inputs, *, workers: int | None = None)
     print(info_text(corpus_info(corpus.path)))
     for name, share in lost_counts(corpus):
         print(
-            f"{name}: {share:.0%} of the counts are of genes that the corpus does not know. A build of all inputs would keep them."
+            f"{name}: {share:.0%} of the counts are of {corpus.features} that the corpus does not know. A build of all inputs would "
+            "keep them."
         )
 
 
@@ -218,7 +219,8 @@ def corpus_subset(
         without: COLUMN=VALUE: cells that have it are left out.
         source: Names of inputs, as `corpus info` lists them.
         cells: So many of the cells that fit, at random by the seed.
-        genes: Keep these genes alone (a list of names, genes.tsv, HGNC table or GTF); totals become sums over them.
+        genes: Keep these genes alone (a list of names, genes.tsv, HGNC table or GTF; of ATAC these regions, a list or BED);
+            totals become sums over them.
         min_genes: Cells with fewer non-zero genes, of those kept, are left out.
         seed: Of --cells.
     """
@@ -240,7 +242,9 @@ def corpus_subset(
             progress=report,
         )
     origin = origin_text(corpus.manifest["derived_from"])
-    print(f"{out}: {corpus.n_cells:,} cells x {len(corpus.vocab):,} genes, id {corpus.corpus_id[:12]}, from {origin}")
+    print(
+        f"{out}: {corpus.n_cells:,} cells x {len(corpus.vocab):,} {corpus.features}, id {corpus.corpus_id[:12]}, from {origin}"
+    )
 
 
 def corpus_push(
@@ -281,7 +285,8 @@ def corpus_pull(url: Annotated[str, Positional], *, out: Path, threads: int = 8)
         raise InputError(f"--threads is {threads}; at least one is needed.")
     with progress_bar("pull") as report:
         corpus = pull_corpus(url, out, threads=threads, progress=report)
-    print(f"{out}: {corpus.n_cells:,} cells x {len(corpus.vocab):,} genes, every checksum fits, id {corpus.corpus_id}")
+    size = f"{corpus.n_cells:,} cells x {len(corpus.vocab):,} {corpus.features}"
+    print(f"{out}: {size}, every checksum fits, id {corpus.corpus_id}")
 
 
 _VERBS: dict[str, Callable[..., None]] = {

@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 
 def nb_log_prob(
@@ -27,6 +27,23 @@ def nb_log_prob(
         - (dispersion + x) * torch.log1p(ratio)
         + torch.xlogy(x, ratio)
     )
+
+
+def zinb_log_prob(
+    x: Float[Tensor, "*shape"],
+    *,
+    mean: Float[Tensor, "*shape"],
+    dispersion: Float[Tensor, "*shape"],
+    dropout_logits: Float[Tensor, "*shape"],
+) -> Float[Tensor, "*shape"]:
+    r"""The same where a count is lost, and 0, with the probability whose log-odds are `dropout_logits` (:math:`\pi`).
+
+    .. math::
+        \ln P(0) = \mathrm{softplus}(\ln NB(0) - \pi) - \mathrm{softplus}(-\pi), \qquad
+        \ln P(x) = \ln NB(x) - \pi - \mathrm{softplus}(-\pi)
+    """
+    kept = nb_log_prob(x, mean=mean, dispersion=dispersion) - dropout_logits.float()
+    return torch.where(x > 0, kept, softplus(kept)) - softplus(-dropout_logits.float())
 
 
 def bernoulli_log_prob(x: Float[Tensor, "*shape"], *, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

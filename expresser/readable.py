@@ -40,6 +40,11 @@ def format_column(values: Sequence[Number | None]) -> list[str]:
     ]
 
 
+def counted(n: int, things: str) -> str:
+    """A number and what it counts, which is named in the plural: "1 shard", "2,000 shards"."""
+    return f"{n:,} {things.removesuffix('s') if n == 1 else things}"
+
+
 def decimals(v: float) -> int:
     """How many decimals give `v` four significant digits, or three where it is below one."""
     return max(0, (4 if abs(v) >= 1 else 3) - 1 - math.floor(math.log10(abs(v)))) if v else 0

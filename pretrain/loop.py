@@ -16,8 +16,7 @@ from accelerate.utils import ProjectConfiguration
 
 from expresser import checkpoint
 from expresser.corpus.store import Corpus
-from expresser.corpus.verify import verify_corpus
-from expresser.errors import InputError
+from expresser.corpus.together import verify_together
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
 from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
 from expresser.run_folder import Log, claim, flat
@@ -107,7 +106,7 @@ def pretrain(
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracker")),
     )
     if verify:
-        _verify_together(corpus, accelerator)
+        verify_together(corpus.path)
     parts = split(corpus, recipe.data, recipe.seed)
     plan = Plan.of(recipe, parts.train.size)
     objective = Objective.of(recipe.objective)
@@ -320,24 +319,6 @@ def _dropout_key(recipe: Recipe, step: int, micro: int, accelerator: Accelerator
         if devices:
             torch.cuda.manual_seed(seed)
         yield
-
-
-def _verify_together(corpus: Corpus, accelerator: Accelerator) -> None:
-    """One process of each node compares the corpus's checksums; where one finds a fault, every process raises InputError."""
-    fault: InputError | None = None
-    if accelerator.is_local_main_process:
-        try:
-            verify_corpus(corpus.path, deep=False)
-        except InputError as error:
-            fault = error
-    found = accelerator.gather(torch.tensor([fault is not None], device=accelerator.device))
-    if fault is not None:
-        raise fault
-    if found.any():
-        where = ", ".join(map(str, torch.nonzero(found).flatten().tolist()))
-        raise InputError(
-            f"{corpus.path}: damaged, as process {where} found and says. Copy it again, or build it again."
-        )
 
 
 def _not_finite(loss: float, step: int, what: Any, corpus: Corpus) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from _embedder_data import DATA, load
 from _embedder_methods import METHODS, Task, run
+from _lines import finished, write
 from threadpoolctl import threadpool_limits
 
 from expresser.record import plain_json, provenance
@@ -90,14 +91,6 @@ def methods_of(name: str) -> tuple[str, ...]:
     return PAIRED if name in ("multiome", "bmmc_A", "bmmc_B") else ATAC_ONLY
 
 
-def finished(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Lines that are there, by their key; those that failed are tried again."""
-    if path is None or not path.is_file():
-        return {}
-    lines = [json.loads(text) for text in path.read_text().splitlines() if text.strip()]
-    return {line["key"]: line for line in lines if "key" in line and "failed" not in line}
-
-
 def main() -> None:
     """Find the lines that are missing, then show all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,7 +115,6 @@ def main() -> None:
     known, wanted = finished(given.out), list(jobs(given))
     todo = [job for job in wanted if job.key() not in known]
     if given.out and todo:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
         write(given.out, {"provenance": provenance()})
     loaded: tuple[tuple[Any, ...], Task] | None = None
     with threadpool_limits(given.threads):
@@ -154,12 +146,6 @@ def found(job: Job, task: Task) -> dict[str, Any]:
     except Exception as error:
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}"}
-
-
-def write(path: Path, line: dict[str, Any]) -> None:
-    """Append a line, whole."""
-    with path.open("a") as file:
-        file.write(json.dumps(plain_json(line)) + "\n")
 
 
 def table(lines: list[dict[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from anndata import AnnData
 
 from expresser.record import plain_json, provenance
 from expresser.simulate import simulate_multiome
+from translate.alignment_judging import spaces_of
 from translate.data import Study, read_study
 from translate.evaluate import evaluate
 from translate.fitting import configuration, fit
@@ -106,9 +107,7 @@ def run(name: str, study: Study, split: Split, entry: str, seed: int, truth: Any
     if truth is not None:
         methods["oracle"] = oracle(truth, fitted.inputs)
         methods["oracle_own_depth"] = oracle(truth, fitted.inputs, own_depth=True)
-    latents = {}
-    if fitted.system.shared_latent():
-        latents[entry] = {m: partial(fitted.latents, source=m) for m in ("rna", "atac")}
+    latents = {entry: spaces_of(fitted)}
     metrics, _ = evaluate(
         methods, study, split, fitted.inputs, latents=latents, directions=list(methods[entry]), seed=seed
     )

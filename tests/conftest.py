@@ -13,7 +13,8 @@ import expresser.model.configuration  # noqa: F401
 
 # tyro.MISSING stands where a path will be: its dataclass of arguments is not what its annotations say until it has been filled.
 import pretrain.cli  # noqa: F401
-import translate.cli_fit  # noqa: F401
+import translate.cli_fit
+import translate.cli_tune  # noqa: F401
 
 settings.register_profile("untimed", deadline=None)  # machines are shared: how long an example takes says nothing
 settings.load_profile("untimed")

@@ -1,6 +1,7 @@
 """Corpora of ATAC: regions as tokens, peaks that go to the region they overlap most, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from expresser.cli import main
+from expresser.corpus import mirror
 from expresser.corpus.append import append_corpus
 from expresser.corpus.build import build_corpus
 from expresser.corpus.features import read_regions
 from expresser.corpus.info import corpus_info, info_text
+from expresser.corpus.publish import dataset_card
 from expresser.corpus.selection import subset_corpus
 from expresser.corpus.splitting import split_corpus
 from expresser.corpus.store import Corpus
-from expresser.corpus.verify import verify_corpus
+from expresser.corpus.verify import _laws, verify_corpus
 from expresser.errors import InputError
 from expresser.region_vocab import RegionVocab, nearest_regions
 from expresser.regions import Regions
@@ -242,7 +245,7 @@ def test_what_is_no_corpus_of_regions(tmp_path: Path) -> None:
         build([typed], tmp_path / "c", genes=vocab)
 
 
-def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     bed = tmp_path / "peaks.narrowPeak"
     bed.write_text("".join(f"{c}\t{s}\t{e}\tpeak\n" for c, s, e in bins(50)))
     cells(bins(50)).write_h5ad(tmp_path / "a.h5ad")
@@ -264,10 +267,29 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert json.loads((out / "manifest.json").read_text())["features"] == "regions"
     main(["corpus", "verify", str(out), "--deep"])
-    main(["corpus", "info", str(out)])
+    capsys.readouterr()
+    main(["corpus", "info", str(out), "--html", str(tmp_path / "page.html")])
+    said = capsys.readouterr().out
+    for words in (
+        "60 of 1 source,",
+        "regions   50\n",
+        " in 1 shard, ",
+        " 0 few regions",
+        "  few regions  ",
+        "regions/cell",
+    ):
+        assert words in said, words
+    assert "belong to regions of the vocabulary" in (tmp_path / "page.html").read_text()
     main(["corpus", "subset", str(out), "--where", "donor=d1", "--out", str(tmp_path / "part")])
-    main(["corpus", "split", str(out), "--by", "donor", "--shares", "a=0.5", "b=0.5", "--out", str(tmp_path / "sides")])
-    assert "50" in capsys.readouterr().out
+    assert "part: 15 cells x 50 regions, id" in capsys.readouterr().out
+    monkeypatch.setattr(mirror, "pull_corpus", lambda url, to, **_: Corpus.open(out))
+    main(["corpus", "pull", "lab/atac", "--out", str(tmp_path / "pulled")])
+    assert "pulled: 60 cells x 50 regions, every checksum fits, id" in capsys.readouterr().out
+    shares = ["--shares", "a=0.75", "b=0.25"]
+    main(["corpus", "split", str(out), "--by", "donor", *shares, "--out", str(tmp_path / "sides")])
+    said = capsys.readouterr().out
+    assert "45 cells (75.0%) in 3 groups of donor" in said
+    assert "15 cells (25.0%) in 1 group of donor" in said
     assert {Corpus.open(tmp_path / "sides" / side).features for side in "ab"} == {"regions"}
 
 
@@ -283,3 +305,23 @@ def test_a_subset_of_the_regions(tmp_path: Path) -> None:
     assert part.features == "regions"
     x = adata.X.toarray()[:, [1, 4, 40]]
     np.testing.assert_array_equal(counts_of(part), x[x.any(axis=1)])
+    (tmp_path / "none.txt").write_text("chr9:0-500\n")
+    with pytest.raises(InputError, match=r"none of its 1 region \('chr9:0-500', …\).*Name regions as chr1:100-200"):
+        subset_corpus(corpus, tmp_path / "none", genes=tmp_path / "none.txt")
+
+
+def test_what_is_said_of_regions_does_not_say_genes(tmp_path: Path) -> None:
+    corpus = build([cells(bins(60))], tmp_path / "c")
+    assert "60 regions" in repr(corpus)
+    assert " cells x 60 regions" in (card := dataset_card(corpus.manifest, "lab/atac"))
+    assert "tags: [single-cell, scatac-seq," in card
+    with pytest.raises(InputError, match=r"60 with fewer than 61 regions of the vocabulary.*counts in regions"):
+        build_corpus([cells(bins(60))], tmp_path / "none", min_genes=61)
+    batch = corpus.read(np.arange(corpus.n_cells))
+    falling = replace(batch, genes=batch.genes[::-1].copy())
+    laws = [law for law, broken in _laws(falling, 30, 1, corpus.features) if broken.any()]
+    assert laws == ["regions do not strictly rise", "a region id beyond the vocabulary's 30"]
+    other = RegionVocab(corpus.vocab.regions.take(np.arange(59)))
+    other.save(tmp_path / "c" / "genes.tsv")
+    with pytest.raises(InputError, match="Token ids would name other regions"):
+        Corpus.open(tmp_path / "c", check=False)

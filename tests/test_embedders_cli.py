@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.translate_toys import toy_anndata
 from translate import cli_fit, elbow, embedding_figures, embedding_judging, embedding_scores, fitting
 from translate.data import read_study
 from translate.embedding_cells import judged_cells
+from translate.embedding_imputation import bulk_dice
 from translate.embedding_verdicts import confounder_sentences, verdict
 from translate.splits import split_all
 from translate.trainer import Trainer
@@ -100,6 +102,7 @@ def test_atac_alone_is_fitted_and_judged_on_all_cells(fitted: Path, files: Path,
         "imputed by sailer",
         "one answer for all cells",
     }
+    assert metrics["imputation"]["cells"] == 157
     assert metrics["verdict"]["baseline"] in metrics["baselines"]
     assert metrics["doubts"] == record["origin"]["doubts"]
 
@@ -206,6 +209,47 @@ def test_the_scaling_factor_is_chosen_and_shown(tmp_path: Path, monkeypatch: pyt
     assert ad.read_h5ad(tmp_path / "e.h5ad").obsm["X_sailerx"].shape == (80, 4)
 
 
+def test_rna_from_a_table_guides_pairs_and_cells_of_atac_alone_join(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The way the README shows; then again with the scaling factor chosen by real, short fits."""
+    made = toy_anndata(90)
+    rna, atac, more = made["rna"][:60].copy(), made["atac"][:60].copy(), made["atac"][60:].copy()
+    rna.obsm["X_scvi"] = np.log1p(rna.X.toarray())[:, :10]
+    for name, adata in (("rna", rna), ("atac", atac), ("more", more)):
+        adata.obs["donor"] = np.where(np.arange(adata.n_obs) % 3, "d0", "d1")
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    argv = ["fit", "sailerx", "--rna", tmp_path / "rna.h5ad", "--atac", tmp_path / "atac.h5ad"]
+    argv += ["--atac-only", tmp_path / "more.h5ad", "--batch", "donor", "--labels", "kind", "--no-maps", *QUICK]
+    of_table = ["--config.reference", "obsm:X_scvi"]
+    run(*argv, *of_table, "--no-baselines", "--out", tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["config"]["reference"], record["config"]["batch"]["key"]) == ("obsm:X_scvi", "donor")
+    assert record["cells"] == {"train": 87, "valid": 3, "test": 0, "filtered": 0}
+    assert record["origin"]["read"]["atac_only"] == [str(tmp_path / "more.h5ad")]
+    parts = pd.read_csv(tmp_path / "run/split.tsv", sep="\t", index_col="cell")["part"]
+    assert (parts[more.obs_names] == "train").all()  # only pairs are watched
+    last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert last["train"]["alignment"] > 0
+    metrics = scores(tmp_path / "run")
+    assert (metrics["cells"]["judged"], metrics["cells"]["labelled"], metrics["batch"]) == (90, 90, "donor")
+    run("embed", tmp_path / "run", "--input", tmp_path / "more.h5ad", "--out", tmp_path / "e.h5ad")  # of ATAC alone
+    assert ad.read_h5ad(tmp_path / "e.h5ad").obsm["X_sailerx"].shape == (30, 4)
+
+    two = partial(elbow.choose_alignment, factors=(1e2, 1e5), epochs=1)
+    monkeypatch.setattr(elbow, "choose_alignment", two)
+    run(*argv, *of_table, "--config.alignment", "elbow", "--no-evaluate", "--out", tmp_path / "chosen")
+    table = pd.read_csv(tmp_path / "chosen.elbow/elbow.tsv", sep="\t")
+    assert table["factor"].tolist() == [1e2, 1e5]
+    record = json.loads((tmp_path / "chosen/run.json").read_text())
+    assert record["config"]["alignment"] == table.loc[table["chosen"], "factor"].item()
+    assert "Scaling factor of the alignment" in (tmp_path / "chosen/report.html").read_text()
+    with pytest.raises(SystemExit):
+        run(*argv, "--config.reference", "obsm:X_none", "--no-evaluate", "--out", tmp_path / "x")
+    assert "X_none" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_column_splits_and_then_its_test_cells_are_judged(files: Path, tmp_path: Path, capsys) -> None:
     argv = ["--atac", files / "atac.h5ad", "--split", "batch", "--test", "batch1", "--valid", "random"]
     run("fit", "sailer", *argv, "--out", tmp_path / "run", "--no-maps", "--no-baselines", *QUICK)
@@ -233,7 +277,7 @@ def test_without_labels_depth_decides(files: Path, tmp_path: Path) -> None:
     assert {"mi_depth", "mi_batch", "mixing"} <= of.keys()
     assert (metrics["labels"], metrics["types"], metrics["verdict"]["score"]) == (None, {}, "mi_depth")
     assert "cell types" in metrics["skipped"]
-    assert "no bulk profile of cell type" in metrics["skipped"]["imputation"]
+    assert "no column that says which is theirs: --labels names one" in metrics["skipped"]["imputation"]
 
 
 # Apply
@@ -312,6 +356,7 @@ def test_a_model_is_judged_on_any_file(fitted: Path, files: Path, tmp_path: Path
         ("fit sailer --atac {atac} --test d --out x", "--split is all, not a column of obs"),
         ("fit babel --atac {atac} --rna {rna} --batch batch --out x", "babel does not know batches"),
         ("fit babel --atac {atac} --rna {rna} --split all --out x", "leaves no cell to judge a translation by"),
+        ("fit sailer --atac {atac} --start {fit} --out x", "sailer embeds, and takes no model to start from (--start)"),
         ("fit babel --atac {atac} --out x", "babel needs rna, and the files hold atac. Add --rna."),
         ("fit sailer --atac {atac} --out {fit}", "holds a run already. Add --resume"),
         ("predict {fit} --input {atac} --to rna --out x.h5ad", "does not go from atac to rna"),
@@ -360,6 +405,31 @@ def test_columns_that_are_no_types_are_said_and_stop_nothing(
     cells = judged_cells(Translator.load(fitted), study, np.arange(160), label=column, batch=None)
     assert cells.types is None
     assert words in cells.why_not["cell types"]
+
+
+def test_imputation_is_judged_by_the_labels_asked_for(fitted: Path, files: Path) -> None:
+    adata, path = ad.read_h5ad(files / "atac.h5ad"), files / "atac.h5ad"
+    adata.obs["mixed"] = np.random.default_rng(0).permutation(adata.obs["cell_type"])
+    adata.obs["none"] = "nan"
+    model, study = Translator.load(fitted), read_study(atac=adata)
+
+    def found(label: str | None, cells: np.ndarray) -> dict[str, Any]:
+        return bulk_dice(model, judged_cells(model, study, cells, label=label, batch=None), path)
+
+    everybody = np.arange(160)
+    mine, mixed = found("cell_type", everybody), found("mixed", everybody)
+    assert mine["dice"]["measured"] > mixed["dice"]["measured"] + 0.01
+    some, same = found("type", everybody), found("cell_type", everybody[3:])  # the first three have no label there
+    assert some["cells"] == same["cells"] == 157
+    for of in ("measured", "imputed by sailer"):
+        assert some["dice"][of] == pytest.approx(same["dice"][of])
+    for label, words in (
+        (None, "no column that says which is theirs: --labels names one"),
+        ("batch", r"no bulk profile of 'batch0', a type of column 'batch'; there are .*--labels"),
+        ("none", "no cell has a type in column 'none'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            found(label, everybody)
 
 
 # Parts

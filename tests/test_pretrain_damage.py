@@ -1,7 +1,10 @@
 """A corpus that is damaged, incomplete or of a newer version is said to be so before the first step, and no run folder is left."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +98,43 @@ def test_a_run_resumed_on_a_corpus_damaged_meanwhile_is_refused_and_kept(
     shutil.rmtree(folder)
     shutil.copytree(whole, folder)
     assert pretrain(tiny_recipe, folder, run, quiet=True, resume=True)["step"] == 12
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from expresser.corpus.together import verify_together
+from expresser.errors import InputError
+corpus, out = sys.argv[1:]
+try:
+    verify_together(corpus)
+    said = "whole"
+except InputError as error:
+    said = str(error)
+Path(out, os.environ["RANK"]).write_text(said)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_finds_stops_all(whole: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(whole, tmp_path / "corpus"))
+    flipped(SHARD, 0.5)(damaged)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for corpus, said in (
+        (whole, ["whole", "whole"]),
+        (damaged, [rf"{SHARD}: sha256 is", "damaged, as process 0 found and says"]),
+    ):
+        words = ["--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py"), str(corpus), str(tmp_path)]
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *words],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        for rank, words_of in enumerate(said):
+            assert words_of in (tmp_path / str(rank)).read_text()
 
 
 def test_on_the_command_line_the_error_is_one_message_and_checksums_can_be_left_out(

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from expresser import plots, report
 from expresser.errors import InputError
-from expresser.readable import format_column
+from expresser.readable import counted, format_column
 from expresser.report import (
     Figure,
     Section,
@@ -357,6 +357,10 @@ def test_best_in_known_table(tmp_path: Path) -> None:
 )
 def test_format_number(value: Any, text: str) -> None:
     assert format_number(value) == text
+
+
+def test_one_thing_is_in_the_singular() -> None:
+    assert [counted(n, "shards") for n in (0, 1, 2000)] == ["0 shards", "1 shard", "2,000 shards"]
 
 
 def test_format_column_shares_decimals_where_all_stay_readable() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from translate_toys import toy_anndata, toy_split, toy_study
 
 from expresser.errors import InputError
@@ -18,7 +19,7 @@ from translate import fitting
 from translate.batches import ReferenceCells
 from translate.covariates import BatchColumn
 from translate.data import read_study
-from translate.elbow import choose_alignment, elbow, elbow_figure
+from translate.elbow import choose_alignment, elbow, elbow_axes, elbow_figure
 from translate.feed import Feed
 from translate.fitting import build, fit
 from translate.losses import comparable_pairs, similarity_loss
@@ -341,6 +342,10 @@ def test_the_factor_is_chosen_again_from_what_is_there(tmp_path, monkeypatch):
     assert same.equals(table)
     assert (tmp_path / "grid" / "elbow.tsv").read_text().startswith("factor\ttrain\tvalid")
     assert "<svg" in elbow_figure(table).svg
+    assert "less than 10% of its value" in elbow_figure(table).caption
+    assert "less than 25% of its value" in elbow_figure(table, share=0.25).caption
+    for summed, words in ((False, "mean over pairs"), (True, "sum over the pairs of a step")):
+        assert elbow_axes(Figure().subplots(), table, summed=summed).get_ylabel() == f"L_local, {words}"
     with pytest.raises(InputError, match="factors must be above 0"):
         choose_alignment(study, split, config, tmp_path / "none", factors=(0.0, 1.0))
 

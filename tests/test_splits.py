@@ -79,8 +79,11 @@ def test_only_paired_cells_are_held_out_unless_all_are_asked_for():
     assert max(split.valid.max(), split.test.max()) < 60
     assert len(split_random(study, paired_only=False).test) == 15
     alone = Study(study.obs, study.measured, {"rna": study.rows["rna"], "atac": np.where(np.arange(100) < 80, -1, 0)})
-    with pytest.raises(InputError, match=r"0 cells take part, at least 3 .*paired_only=False"):
-        split_random(alone)
+    assert not len(alone.paired)
+    parts = split_random(alone)  # then shares of the cells of each modality
+    for modality in ("rna", "atac"):
+        n = int(alone.has(modality).sum())
+        assert int(alone.has(modality)[parts.test].sum()) == round(0.15 * n)
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.2, -0.2, 0.0), (0.0, 0.5, 0.5)])

@@ -21,6 +21,7 @@ from tests.translate_toys import toy_anndata
 from translate import asking, cli_fit, fitting, judging
 from translate.asking import lifted, matched, wanted_features
 from translate.babel import BabelConfig
+from translate.cli_options import Arguments, choose_split
 from translate.data import read_study
 from translate.held import split_of
 from translate.origin import Origin, layers
@@ -420,7 +421,7 @@ def test_the_list_says_what_there_is(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "list", "count", "predict", "embed", "evaluate", "openproblems", "fit", "fit babel"]
+    "verb", ["", "list", "count", "predict", "embed", "evaluate", "match", "openproblems", "fit", "fit babel"]
 )
 def test_help_has_an_example(verb: str, capsys) -> None:
     with contextlib.suppress(SystemExit):
@@ -457,6 +458,11 @@ def test_help_has_an_example(verb: str, capsys) -> None:
         ("fit babel --rna {rna} --atac {atac} --split batch --out x", "obs has no column 'batch'"),
         ("fit babel --rna {rna} --atac {atac} --test d1 --out x", "--split is random, not a column"),
         ("fit babel --rna {rna} --atac {atac} --rotation 1 --out x", "--split is random"),
+        ("fit babel --rna {rna} --atac {atac} --shares 0.6 0.2 0.3 --out x", "must not be negative and must sum to 1"),
+        (
+            "fit babel --rna {rna} --atac {atac} --split cluster --shares 0.6 0.2 0.2 --out x",
+            "--shares is of the random",
+        ),
         ("fit babel --rna {rna} --atac {atac} --out {fit}", "holds a run already. Add --resume"),
         ("fit babel --rna {rna} --atac {atac} --out {fit} --split donor --resume", "another configuration"),
         ("fit scmog --rna {rna} --start {fit} --out x", "the model is a babel"),
@@ -563,6 +569,23 @@ def test_some_training_cells_validate_where_groups_are_too_few(files: Path) -> N
     n = len(split.train) + len(split.valid)
     assert len(split.valid) == round(0.15 * n)
     assert split.name == "by kind: test a; 15% of training cells validate, seed 1"
+
+
+def test_shares_are_those_asked_for(files: Path) -> None:
+    study = Origin(rna=str(files / "rna.h5ad"), atac=str(files / "atac.h5ad")).read()
+    given = Arguments(out=Path("x"), config=BabelConfig(), split="random", shares=(0.6, 0.2, 0.2))
+    split = choose_split(study, given)
+    assert [len(split.train), len(split.valid), len(split.test)] == [72, 24, 24]
+    usual = choose_split(study, Arguments(out=Path("x"), config=BabelConfig(), split="random"))
+    assert [len(usual.train), len(usual.valid), len(usual.test)] == [84, 18, 18]
+    # An unseen type, and a tenth of the others to watch.
+    group = str(study.obs["donor"].iloc[0])
+    held = Arguments(
+        out=Path("x"), config=BabelConfig(), split="donor", valid=("random",), test=(group,), shares=(0.7, 0.1, 0.2)
+    )
+    split = choose_split(study, held)
+    assert set(study.obs["donor"].iloc[split.test]) == {group}
+    assert len(split.valid) == round(0.1 * (120 - len(split.test)))
 
 
 def test_the_split_of_a_fit_finds_cells_by_name(fitted: Path, files: Path) -> None:

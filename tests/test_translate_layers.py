@@ -493,7 +493,7 @@ def test_separate_babels_are_four_networks():
         system = Babel(BabelConfig(latent=16, shared=False), inputs_of(300, 700, 5))
     assert len(list(system.children())) == 8
     assert count(system) == 2 * sum(babel_counts(300, 700, 5, 16).values())
-    assert not system.shared_latent()
+    assert system.spaces() == ()
 
 
 @pytest.mark.parametrize(("g", "p"), [(3000, 16_054), (34_861, 223_897)])

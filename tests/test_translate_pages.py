@@ -19,7 +19,7 @@ from expresser import plots, plots_curves
 from expresser.errors import InputError
 from expresser.record import write_metrics
 from translate import maps, page_figures
-from translate.drawings import Drawings, Picture
+from translate.drawings import Drawings, Joint, Picture
 from translate.leaving_out import GROUPS, Interval
 from translate.page_figures import map_size, spread_share
 from translate.pages import evaluation_page, fit_page
@@ -106,8 +106,7 @@ def evaluated(
             "rna_to_atac": pd.Index([f"chr1:{i}-{i + 1}" for i in range(PEAKS)]),
         },
         pictures=pictures,
-        latents={"babel": {"rna": points, "atac": points + 0.1}},
-        foscttm={},
+        joint={"babel": {"rna": joint(points, points + 0.1, obs["cell_type"])}},
     )
     baselines = [name for name in skills if name not in ("babel", "oracle")]
     metrics = {
@@ -119,8 +118,44 @@ def evaluated(
         "split": "random",
         "cells": {"train": 400, "valid": 80, "test": CELLS},
         "closest": {"n": 4, "chance": 0.026},
+        "alignment": alignment("babel" in methods),
     }
     return metrics, drawings
+
+
+def joint(rna: np.ndarray, atac: np.ndarray, labels: pd.Series | None) -> Joint:
+    both = None if labels is None else pd.concat([labels, labels], ignore_index=True)
+    return Joint(np.concatenate([rna, atac]), np.repeat(["rna", "atac"], [len(rna), len(atac)]), both)
+
+
+def alignment(there: bool) -> dict[str, Any] | None:
+    """As `translate.alignment_judging.judge_alignment` has it, of "babel" and of chance."""
+    scores = {
+        "foscttm": 0.04,
+        "foscttm_from_rna": 0.03,
+        "foscttm_from_atac": 0.05,
+        "closest_jaccard": 0.21,
+        "mixing": 0.93,
+        "mixing_best": 0.96,
+        "mixing_neighbours": 10,
+        "ari": 0.71,
+        "ami": 0.72,
+        "silhouette": 0.33,
+        "cosine_within": 0.2,
+        "cosine_between": 1.1,
+        "transfer_rna_to_atac": 0.88,
+        "transfer_atac_to_rna": 0.86,
+        "transfer_by_chance": 0.5,
+    }
+    chance = dict.fromkeys(scores, 0.5) | {"closest_jaccard": 0.026, "mixing": 0.959, "mixing_best": 0.96, "ari": 0.0}
+    chance |= {"ami": 0.0, "silhouette": 0.0, "cosine_within": 1.0, "cosine_between": 1.0, "mixing_neighbours": 10}
+    return {
+        "cells": {"rna": CELLS, "atac": CELLS, "paired": CELLS},
+        "methods": {"babel": {"rna": scores}, "chance": {"rna": chance}} if there else {},
+        "baselines": ["chance"],
+        "skipped": {"gene_activity_pca": "no gene has a place"},
+        "closest": {"n": 4, "chance": 0.026},
+    }
 
 
 def drawn(draw: Callable[[Axes], object]) -> Axes:
@@ -230,11 +265,13 @@ def test_the_page_says_who_wins_and_shows_every_method(tmp_path: Path) -> None:
     assert "ATAC: AUROC by peak, unless AUPRnorm by peak says the opposite" in text
     assert re.search(r"ridge behind -0\.\d{3} to -0\.\d{3} 0\.", text)
     assert "0.500 and 0.650 for babel, 0.500 and 0.675 for ridge" in text
-    assert re.search(r"closest cells shared babel 0\.040* 0\.210*", text)
-    assert (
-        "Of its 4 closest cells from either modality, those in both over those in any, 1 at best; 0.026 is chance"
-        in text
-    )
+    assert "Alignment: pairs method FOSCTTM from RNA" in text
+    assert re.search(r"babel 0\.030* \(best\) 0\.050* \(best\) 0\.210* \(best\) chance 0\.50* 0\.50* 0\.0260*", text)
+    assert re.search(r"mixing, at most babel 0\.930 0\.960 chance 0\.959 0\.960", text)
+    assert re.search(r"labels by chance babel 0\.710 \(best\) 0\.720 \(best\) 0\.330 \(best\) 0\.200 \(best\)", text)
+    assert "a cell&#39;s 10 nearest neighbours half RNA and half ATAC" in text
+    assert "chance is points drawn at random." in text
+    assert "those in both over those in any, 1 at best; 0.026 is chance" in text
     # What is said of probabilities stands under tables of probabilities alone.
     tables = {m[1]: m[0] for m in re.finditer(r"(RNA from ATAC|ATAC from RNA): all methods.*?data \(CSV\)", text)}
     assert "or not a probability" in tables["ATAC from RNA"]
@@ -318,12 +355,12 @@ def test_maps_show_the_same_cells_from_each_modality(
         drawings.obs[:20],
         drawings.features,
         drawings.pictures,
-        {"babel": {"rna": np.zeros((20, 3), np.float32), "atac": np.zeros((20, 3), np.float32)}},
-        {},
+        {"babel": {"rna": joint(np.zeros((20, 3), np.float32), np.zeros((20, 3), np.float32), None)}},
     )
     components = {"atac_to_rna": {"measured": np.zeros((20, 3), np.float32)}}
     text = words(evaluation_page(tmp_path / "r.html", metrics, few, ORIGIN, components=components))
-    assert text.count("No map is drawn: 20 test cells are fewer than the 50 that a UMAP needs.") == 2
+    assert text.count("No map is drawn: 20 test cells are fewer than the 50 that a UMAP needs.") == 1
+    assert "No map is drawn of 40 test cells, both modalities counted: a UMAP needs 100." in text
 
 
 def test_the_page_of_a_fit_shows_each_phase(tmp_path: Path) -> None:

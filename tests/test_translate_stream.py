@@ -1,6 +1,7 @@
 """Translators that learn from a corpus on disk: the same to the last bit as from memory, in memory that does not grow with cells."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from expresser.cli import main
 from expresser.corpus.build import build_corpus
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
@@ -181,6 +183,27 @@ def test_a_killed_fit_goes_on(on_disk: Study, tmp_path: Path) -> None:
     assert again is not None
     for key, value in whole.system.state_dict().items():
         assert torch.equal(value, again.system.state_dict()[key]), key
+
+
+def test_a_damaged_corpus_is_refused_before_training(folder: Path, tmp_path: Path, capsys) -> None:
+    """One count too many, which no reader could know and no loss would show."""
+    corpus, run = Path(shutil.copytree(folder / "corpus", tmp_path / "corpus")), tmp_path / "run"
+    shard = corpus / "cells-00000.arrow"
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"\x02\x00" * 20)] ^= 1
+    shard.write_bytes(data)
+    quick = (
+        "--batch donor --no-evaluate --config.atac.min-cells 3 --config.hidden 8 6 --config.warmup 1 --config.epochs 1"
+    )
+    argv = ["translate", "fit", "sailer", "--corpus", str(corpus), "--out", str(run), *quick.split()]
+    with pytest.raises(SystemExit):
+        main(argv)
+    said = capsys.readouterr().err
+    assert "1 of 3 files are not what was written: cells-00000.arrow: sha256 is" in said
+    assert "Traceback" not in said
+    assert not run.exists()
+    main([*argv, "--no-verify"])
+    assert (run / "model").is_dir()
 
 
 def test_the_fingerprint_is_of_corpus_and_cells(folder: Path, on_disk: Study, tmp_path: Path) -> None:

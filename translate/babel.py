@@ -277,5 +277,5 @@ class Babel(System):
         part: Any = self.get_submodule(self._path(source, to)[1])
         return part.head.predict(part(latent), features).log1p() if to == "rna" else part(latent)[:, features]
 
-    def shared_latent(self) -> bool:
-        return self.config.shared and len(self.measured) == 2
+    def spaces(self) -> tuple[Modality, ...]:
+        return ("rna",) if self.config.shared and len(self.measured) == 2 else ()

@@ -1,6 +1,7 @@
 """Probabilities from log-odds that training left too high, too low or too sure: one slope and one shift a path (Platt)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def calibrate(system: System, feed: Feed, cells: Int64[np.ndarray, " valid"], ph
     """Fit slope and shift of each path to ATAC that these phases trained, on cells not trained on; in place."""
     for source, to in system.directions():
         here: tuple[Modality, ...] = (source, "atac")
-        if to != "atac" or not any(set(here) <= set(phase.modalities) for phase in phases):
+        if to != "atac" or not any(set(here) <= {*phase.modalities, *phase.among} for phase in phases):
             continue
         seen = cells[np.logical_and.reduce([feed.rows[m][cells] >= 0 for m in here])]
         some = np.linspace(0, len(seen) - 1, min(len(seen), CELLS)).astype(int)
@@ -55,8 +56,10 @@ def _histograms(
     for some in np.array_split(cells, -(-len(cells) // BATCH)):
         batch = feed.batch(some, tuple(dict.fromkeys((source, "atac"))), share=len(some)).to(device)
         latent = system.encode(batch, source=source, to="atac")
+        context = system.context(batch, source=source, to="atac")
+        more: dict[str, Any] = {} if context is None else {"context": context}
         for block in (batch.atac.block(number) for number in range(batch.atac.n_blocks)):
-            z = system.log_odds(latent, source=source, peaks=slice(block.start, block.stop)).flatten()
+            z = system.log_odds(latent, source=source, peaks=slice(block.start, block.stop), **more).flatten()
             bins = ((z + LIMIT) * (BINS / (2 * LIMIT))).long().clamp_(0, BINS - 1)
             total += torch.bincount(bins, minlength=BINS).cpu().numpy()
             opened += torch.bincount(bins[block.flat], minlength=BINS).cpu().numpy()

@@ -1,4 +1,4 @@
-"""``expresser translate list|count|fit|predict|embed|evaluate|openproblems``. Heavy imports wait until a command runs."""
+"""``expresser translate list|count|fit|tune|predict|embed|…``: the verbs. Heavy imports wait until a command runs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import tyro
 
 from expresser.cli import Command
-from translate import cli_fit
+from translate import cli_fit, cli_label, cli_tune
 from translate.cli_count import count
 from translate.cli_judge import evaluate, openproblems
+from translate.cli_match import match
+from translate.cli_perturb import perturb
 from translate.cli_use import embed, predict
 
 
@@ -49,7 +51,19 @@ def fit(system: Annotated[str, tyro.conf.Positional]) -> None:
     raise AssertionError(f"{system}: the options of fit depend on the system; translate.cli_fit parses them.")
 
 
+def tune(system: Annotated[str, tyro.conf.Positional]) -> None:
+    """Fit a grid of configurations, rank them by validation cells, and judge the best one.
+
+    Args:
+        system: A name of `translate list`; its options: expresser translate tune SYSTEM --help
+    """
+    raise AssertionError(f"{system}: the options of tune depend on the system; translate.cli_tune parses them.")
+
+
 def _run(argv: Sequence[str]) -> None:
+    if list(argv[:1]) == ["tune"]:
+        cli_tune.run(argv[1:])
+        return
     if list(argv[:1]) == ["fit"]:
         cli_fit.run(argv[1:])
         return
@@ -57,9 +71,13 @@ def _run(argv: Sequence[str]) -> None:
         "list": list_systems,
         "count": count,
         "fit": fit,
+        "tune": tune,
         "predict": predict,
         "embed": embed,
+        "match": match,
         "evaluate": evaluate,
+        "label": cli_label.label,
+        "perturb": perturb,
         "openproblems": openproblems,
     }
     tyro.extras.subcommand_cli_from_dict(verbs, prog="expresser translate", description=COMMAND.help, args=list(argv))

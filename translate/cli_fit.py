@@ -66,6 +66,7 @@ def usage() -> str:
 
 def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     """Read, split, fit, judge."""
+    from expresser.corpus.together import verify_together
     from translate import fitting
     from translate.embedding_cells import label_of, prove_labels
     from translate.judging import evaluate_fit, page_of_fit
@@ -90,6 +91,8 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
         corpus=given.corpus,
     )
     with progress_bar(f"fit {system}", active=main) as report, notes() as doubts:
+        if given.corpus is not None and given.verify:
+            verify_together(given.corpus, progress=lambda stage, done, total: report(done, total, stage))
         report(0, None, "reading")
         study = origin.read()
         prove_modalities(study, system, kind)
@@ -175,7 +178,7 @@ def _with_alignment(study: Any, split: Any, given: Arguments[Any], report: Any) 
         precision=given.precision,
     )
     words = f"The alignment weighs {config.alignment:g}, chosen by short fits, which are in {given.out}.elbow."
-    return config, (Section("Scaling factor of the alignment", words, (elbow_figure(table),)),)
+    return config, (Section("Scaling factor of the alignment", words, (elbow_figure(table, summed=config.summed),)),)
 
 
 def _what_was_used(run: Mapping[str, Any]) -> str:
@@ -211,8 +214,10 @@ def _given(argv: Sequence[str], option: str) -> str | None:
 
 def _begin(system: str, start: str, preset: str | None) -> Any:
     """The model to start from."""
+    from translate.fitting import prove_start
     from translate.translator import Translator
 
+    prove_start(system)  # before a model is loaded, and any cell read
     begun = Translator.load(start)
     if begun.name != system or preset is not None:
         raise InputError(

@@ -20,6 +20,8 @@ def evaluate(
     atac: str | None = None,
     protein: str | None = None,
     mudata: str | None = None,
+    rna_only: tuple[str, ...] = (),
+    atac_only: tuple[str, ...] = (),
     corpus: str | None = None,
     layer: str | None = None,
     genes: str | None = None,
@@ -51,6 +53,8 @@ def evaluate(
         atac: Counts or 0/1 of peaks, of the same cells by name.
         protein: Antibody counts, or obsm:KEY for a table inside the RNA's file.
         mudata: An .h5mu file with all modalities, in place of --rna and --atac.
+        rna_only: Cells measured in RNA only; where no cell has both modalities, types and alignment are judged.
+        atac_only: Cells measured in ATAC only.
         corpus: A folder that expresser corpus build made of ATAC, in place of all files.
         layer: Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X.
         genes: Places of genes where the files have none, for the gene activity baseline.
@@ -74,7 +78,17 @@ def evaluate(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists. Choose a new folder for --out.")
-    origin = Origin(rna=rna, atac=atac, protein=protein, mudata=mudata, layer=layer, genes=genes, corpus=corpus)
+    origin = Origin(
+        rna=rna,
+        atac=atac,
+        protein=protein,
+        mudata=mudata,
+        rna_only=rna_only,
+        atac_only=atac_only,
+        layer=layer,
+        genes=genes,
+        corpus=corpus,
+    )
     train = Origin(rna=train_rna, atac=train_atac, protein=train_protein, layer=layer, genes=genes)
     with progress_bar("evaluate") as report:
         report(0, None, "reading")

@@ -32,6 +32,8 @@ class Arguments(Generic[Config]):
     """More cells, measured in ATAC only."""
     corpus: str | None = None
     """A folder that expresser corpus build made of ATAC, in place of all files: cells are read from disk as they are needed."""
+    verify: bool = True
+    """Compare every file of --corpus with its checksum before anything is read: reads all of it once."""
     layer: str | None = None
     """Where the raw counts are: a layer's name or "raw", of all files, or of some: rna=counts. Without it, X."""
     genes: str | None = None
@@ -47,6 +49,8 @@ class Arguments(Generic[Config]):
     """Groups of the column that validate, or random: cells of the groups that train. Without it, groups are drawn."""
     test: tuple[str, ...] = ()
     """Groups of the column that are held out to the end. Without it, groups are drawn."""
+    shares: tuple[float, float, float] | None = None
+    """Of the random split, or of groups that are drawn: cells that train, validate and test. Without it, 0.7 0.15 0.15."""
     rotation: int = 0
     """Of the cluster split: which of the five."""
     split_seed: int = 0
@@ -55,7 +59,7 @@ class Arguments(Generic[Config]):
     """A named configuration: translate list shows them."""
     start: str | None = None
     """A fitted model of the same system (folder or hub id) whose weights are kept: only what it lacks is fitted, such as
-    proteins."""
+    proteins. Not of systems that embed, which lack nothing."""
     seed: int = 0
     """Of first weights and batches."""
     precision: Literal["no", "bf16"] = "no"
@@ -69,16 +73,23 @@ class Arguments(Generic[Config]):
     baselines_all: bool = False
     """Of embeddings, the slow baselines as well, where they are installed: PeakVI, spectral."""
     labels: str | None = None
-    """Column of obs with cell types, for scores of types and markers. Without it, cell_type where there is one."""
+    """Column of obs with cell types, for scores of types and markers (without it, cell_type where there is one), and for training
+    where the system learns from them."""
     maps: bool = True
     """Draw UMAPs into the report."""
 
 
 def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
-    """With --split and --batch filled in for this system; InputError where options contradict each other."""
+    """With --split, --batch and --labels filled in for this system; InputError where options contradict each other."""
     split = given.split or ("all" if kind.embeds else "random")
     if split in ("random", "cluster", "all") and (given.valid or given.test):
         raise InputError(f"--valid and --test name groups of a column: --split is {split}, not a column of obs.")
+    if given.shares is not None and (
+        split in ("cluster", "all") or (given.valid and given.valid != ("random",) and given.test)
+    ):
+        raise InputError(
+            "--shares is of the random split and of groups that are drawn: leave it out, or --valid and --test."
+        )
     if given.rotation and split != "cluster":
         raise InputError(f"--rotation is of the cluster split: --split is {split}.")
     if split == "all" and not kind.embeds:
@@ -86,23 +97,25 @@ def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
             f"--split all leaves no cell to judge a translation by, and {system} translates. Choose random, cluster, or a column "
             "of obs."
         )
-    return replace(given, split=split, config=_with_batch(given, system))
+    return replace(given, split=split, config=_with_labels(_with_batch(given, system), given))
 
 
 def choose_split(study: Any, given: Arguments[Any], needs: tuple[Any, ...] = ()) -> Any:
     """The split that the options ask for; `needs`: modalities that cells have which are only watched."""
-    from translate.splits import split_all, split_by_cluster, split_by_column, split_random, validate_at_random
+    from translate.splits import SHARES, split_all, split_by_cluster, split_by_column, split_random, validate_at_random
 
+    shares = given.shares or SHARES
     if given.split == "all":
         return split_all(study, needs, seed=given.split_seed)
     if given.split in (None, "random"):
-        return split_random(study, seed=given.split_seed)
+        return split_random(study, shares=shares, seed=given.split_seed)
     if given.split == "cluster":
         return split_by_cluster(study, rotation=given.rotation, seed=given.split_seed)
     seed, test = given.split_seed, given.test or None
     if given.valid == ("random",):
-        return validate_at_random(study, split_by_column(study, given.split, valid=[], test=test, seed=seed), seed=seed)
-    return split_by_column(study, given.split, valid=given.valid or None, test=test, seed=seed)
+        held = split_by_column(study, given.split, valid=[], test=test, shares=shares, seed=seed)
+        return validate_at_random(study, held, share=shares[1], seed=seed)
+    return split_by_column(study, given.split, valid=given.valid or None, test=test, shares=shares, seed=seed)
 
 
 def prove_modalities(study: Any, system: str, kind: Any) -> None:
@@ -129,3 +142,13 @@ def _with_batch(given: Arguments[Any], system: str) -> Any:
     if own.key not in (None, given.batch):
         raise InputError(f"--batch {given.batch} and --config.batch.key {own.key} differ: give one of them.")
     return replace(given.config, batch=replace(own, key=given.batch))
+
+
+def _with_labels(config: Any, given: Arguments[Any]) -> Any:
+    """The configuration, --labels in it where the system learns from labels; the others are judged by them alone."""
+    own = getattr(config, "label", None)
+    if own is None or given.labels is None:
+        return config
+    if own.key not in (None, given.labels):
+        raise InputError(f"--labels {given.labels} and --config.label.key {own.key} differ: give one of them.")
+    return replace(config, label=replace(own, key=given.labels))

@@ -1,6 +1,7 @@
 """``expresser translate predict|embed``: a model applied to the cells of a file."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,8 +29,10 @@ def predict(
     threshold: float = 0.5,
     compression: Literal["gzip", "lzf"] | None = None,
     lift: str | None = None,
-    depth: float | None = None,
+    depth: float | Literal["median", "predicted"] | None = None,
     batch_of: str | None = None,
+    batch: str | None = None,
+    sample: int | None = None,
 ) -> None:
     """Predict a modality that was not measured, for the cells of a file of any length.
 
@@ -53,30 +56,47 @@ def predict(
         threshold: Of binary: what counts as open.
         compression: Of the file.
         lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
-        depth: Of imputation: number of open peaks that every cell is given.
+        depth: Of imputation, and of systems that know depth (polarbear): number of open peaks that every cell is given. median:
+            that of training cells, so that cells can be compared; predicted: what a cell's own would have been.
         batch_of: Of imputation: the batch that every cell is given, by its name in training.
+        batch: Of systems that tell batches apart (polarbear): the batch whose decoder cells have whose own was not trained on
+            ("reference": the largest). Without it, such cells are refused.
+        sample: Of peaks: a seed, by which each is drawn 0 or 1 with its probability; written sparse.
     """
     from translate.asking import matched, wanted_features
+    from translate.sampled import Sampled
     from translate.terminal import prove_out
     from translate.writing import prove_suffix, write_predictions
+
+    if sample is not None and form != "float32":
+        raise InputError(f"--sample writes 0 and 1 as they are drawn: leave --form {form} out.")
 
     prove_out(out, input)
     prove_suffix(out)
     translator, measured, found = _asked(model, input, source, to, layer, lift)
     columns = wanted_features(translator, to, names=features, regions=regions)
-    fixed = {} if depth is None and batch_of is None else {"depth": depth, "batch": batch_of}
+    fixed: dict[str, Any] = {"depth": depth, "batch": batch_of} if depth is not None or batch_of is not None else {}
+    imputed = bool(fixed) and not (translator.system.tells_depth and batch_of is None)
+    if imputed and (isinstance(depth, str) or batch is not None):
+        raise InputError(
+            f"this {translator.name} takes neither --depth median or predicted nor --batch: leave them out."
+        )
+    if not imputed:
+        fixed = {k: v for k, v in (("depth", depth), ("unknown_batch", batch)) if v is not None}
     with progress_bar(f"predict {to}") as report:
         report(0, None, "encoding")
+        ask = translator.impute if imputed else partial(translator.predict, source=found, to=to)
+        predicted = ask(measured, **fixed)
         written = write_predictions(
-            translator.impute(measured, **fixed) if fixed else translator.predict(measured, source=found, to=to),
+            predicted if sample is None else Sampled(predicted, list(measured.obs.index), sample),
             out,
             obs=measured.obs,
             var=translator.var(to),
             uns={"expresser": translator.trace(found, to) | {k: v for k, v in fixed.items() if v is not None}},
             features=columns,
-            form=form,
+            form=form if sample is None else "binary",
             top_k=top_k,
-            threshold=threshold,
+            threshold=threshold if sample is None else 0.5,
             compression=compression,
             progress=lambda done, total: report(done, total, "writing"),
         )
@@ -95,6 +115,7 @@ def embed(
     source: Modality | None = None,
     layer: str | None = None,
     lift: str | None = None,
+    batch: str | None = None,
 ) -> None:
     """Write the latent of each cell into obsm["X_<system>"].
 
@@ -107,6 +128,8 @@ def embed(
         source: What the input holds. Without it, what its features look like.
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
+        batch: Of systems that tell batches apart: the batch that cells are taken for whose own was not trained on ("reference": the
+            largest). Without it, such cells are refused.
     """
     import anndata
 
@@ -121,7 +144,7 @@ def embed(
     translator, measured, found = _asked(model, input, source, None, layer, lift)
     adata = anndata.read_h5ad(input)
     key = f"X_{translator.name}"
-    adata.obsm[key] = translator.latents(measured, source=found)
+    adata.obsm[key] = translator.latents(measured, source=found, unknown_batch=batch)
     adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {key: translator.trace(found, None)}
     with replaced(out) as part:
         adata.write_h5ad(part)

@@ -30,7 +30,7 @@ class GaussianEncoder(nn.Module):
             self.hidden: nn.Module = SparseDense(bounds, *hidden, slope=SLOPE, scaled=scaled)
             n_in = hidden[1]
         else:
-            self.hidden = _ByChromosome(bounds, hidden, scaled=scaled)
+            self.hidden = ByChromosome(bounds, hidden, scaled=scaled)
             n_in = hidden[1] * (len(bounds) - 1)
         self.latent = xavier_linear(n_in, 2 * latent)
 
@@ -39,7 +39,9 @@ class GaussianEncoder(nn.Module):
         return mean, log_var.clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
 
-class _ByChromosome(nn.Module):
+class ByChromosome(nn.Module):
+    """Peaks of each chromosome → two hidden layers of its own; all chromosomes side by side."""
+
     def __init__(self, bounds: tuple[int, ...], hidden: tuple[int, int], *, scaled: bool) -> None:
         super().__init__()
         n, (wide, narrow) = len(bounds) - 1, hidden

@@ -32,6 +32,31 @@ class BatchColumn:
             return np.zeros(len(obs), np.int64)
         return pd.Index(self.names).get_indexer(_values(obs, self.key)).astype(np.int64)
 
+    def asked(self, obs: pd.DataFrame, *, unknown: int | None, where: str) -> Int64[np.ndarray, " cells"]:
+        """`codes` of cells that a fitted model is asked about; `unknown`: the batch of those whose own it does not know.
+
+        InputError where there are such and none is given: a network says nothing of a batch that it has not seen.
+        """
+        if self.key is None:
+            return np.zeros(len(obs), np.int64)
+        there = obs[self.key] if self.key in obs else pd.Series(np.nan, index=obs.index, dtype=object)
+        codes = pd.Index(self.names).get_indexer(there.astype(str)).astype(np.int64)
+        if unknown is not None:
+            return np.where(codes < 0, unknown, codes)
+        if (codes < 0).any():
+            strange = sorted(set(there[codes < 0].dropna().astype(str)))
+            said = (
+                f"of {', '.join(map(repr, strange[:5]))}{', …' if len(strange) > 5 else ''}" if strange else "of none"
+            )
+            if self.key not in obs:
+                said = f"of none, since obs has no column {self.key!r}"
+            raise InputError(
+                f"{where}: {int((codes < 0).sum()):,} of {len(obs):,} cells are of a batch that the model was not trained on "
+                f"({said}); it knows {', '.join(map(repr, self.names))}. Name the batch whose decoder they are to have "
+                "(--batch NAME, unknown_batch=NAME), or 'reference' for the largest of training."
+            )
+        return codes
+
     @property
     def size(self) -> int:
         """Number of batches."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Shaped
+
+from translate.markers import DifferentialScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,17 @@ class Picture:
     without: Mapping[str, Float64[np.ndarray, " groups"]] = field(default_factory=dict)
     # rna, where labels were given: columns label, gene, auroc (of the prediction, that type against the rest), auroc_truth
     markers: pd.DataFrame | None = None
+    # rna, where labels were given: precision-recall of differential expression of each type
+    differential: DifferentialScores | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Cells of RNA, then cells of ATAC, in one space."""
+
+    points: Float32[np.ndarray, "cells latent"]
+    modality: Shaped[np.ndarray, " cells"]  # "rna" or "atac"
+    labels: pd.Series | None  # a row a cell, its name the column's
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +49,7 @@ class Drawings:
     obs: pd.DataFrame  # the test cells: cell types and the like to colour by
     features: Mapping[str, pd.Index]  # direction ("atac_to_rna") -> names of what was predicted
     pictures: Mapping[str, Mapping[str, Picture]]  # method -> direction -> its picture
-    latents: Mapping[str, Mapping[str, Float32[np.ndarray, "cells latent"]]]  # method -> source modality -> latents
-    # method -> share of closer cells, either direction, of each cell
-    foscttm: Mapping[str, Float64[np.ndarray, "2 cells"]]
+    # method -> space (the modality whose latent it is) -> cells of both modalities in it
+    joint: Mapping[str, Mapping[str, Joint]] = field(default_factory=dict)
+    # method -> space -> share of closer cells, either direction, of each cell
+    foscttm: Mapping[str, Mapping[str, Float64[np.ndarray, "2 cells"]]] = field(default_factory=dict)

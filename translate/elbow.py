@@ -62,9 +62,9 @@ def choose_alignment(
     Returns
     -------
     config, table
-        One row a factor: `train` and `valid`, the final :math:`L_{local}` (mean over pairs) of training and of watched cells, by the
-        first of which is chosen, as it is the training cells that are looked at; `reconstruction` of watched cells, nats a cell;
-        `chosen`. Also in ``out/elbow.tsv``.
+        One row a factor: `train` and `valid`, the final :math:`L_{local}` (mean over pairs, or where the configuration is summed
+        their sum in a step) of training and of watched cells, by the first of which is chosen, as it is the training cells that
+        are looked at; `reconstruction` of watched cells, nats; `chosen`. Also in ``out/elbow.tsv``.
     """
     out = Path(out)
     if not factors or min(factors) <= 0:
@@ -104,8 +104,8 @@ def choose_alignment(
     return replace(config, alignment=chosen), table
 
 
-def elbow_axes(ax: Axes, table: pd.DataFrame) -> Axes:
-    """The final alignment loss against the factor, and where the elbow is."""
+def elbow_axes(ax: Axes, table: pd.DataFrame, *, summed: bool = False) -> Axes:
+    """The final alignment loss (summed: a sum over the pairs of a step, not their mean) against the factor, and where the elbow is."""
     named = table.rename(columns={"train": "training cells", "valid": "watched cells"})
     curve_axes(
         ax,
@@ -114,20 +114,22 @@ def elbow_axes(ax: Axes, table: pd.DataFrame) -> Axes:
         ["training cells", "watched cells"],
         logx=True,
         xlabel="scaling factor",
-        ylabel="L_local, mean over pairs",
+        ylabel=f"L_local, {'sum over the pairs of a step' if summed else 'mean over pairs'}",
     )
     ax.axvline(float(table.loc[table["chosen"], "factor"].iloc[0]), color="0.6", linewidth=1.2, linestyle=(0, (4, 3)))
     return ax
 
 
-def elbow_figure(table: pd.DataFrame) -> Figure:
-    """For a report."""
+def elbow_figure(table: pd.DataFrame, *, share: float = SHARE, summed: bool = False) -> Figure:
+    """For a report. share: by which `elbow` chose; summed: as the configuration has it."""
     chosen = float(table.loc[table["chosen"], "factor"].iloc[0])
     caption = (
-        f"Chosen: {chosen:g} (the vertical line), beyond which the loss of the training cells falls by less than {SHARE:.0%} of its "
+        f"Chosen: {chosen:g} (the vertical line), beyond which the loss of the training cells falls by less than {share:.0%} of its "
         "value at the smallest factor. More pull would cost what the latent says of peaks and would leave confounders in it."
     )
-    return Figure("Scaling factor of the alignment", svg(partial(elbow_axes, table=table)), caption, table)
+    return Figure(
+        "Scaling factor of the alignment", svg(partial(elbow_axes, table=table, summed=summed)), caption, table
+    )
 
 
 def _told(progress: Progress | None, before: int, most: int, factor: float, done: int, own: int, note: str) -> None:

@@ -129,10 +129,15 @@ def batch_of(config: object, obs: pd.DataFrame, asked: str | None = None) -> str
     return key if key in obs else None
 
 
+def known_labels(column: pd.Series) -> pd.Series:
+    """Labels as text, missing where the column has none, or a word for none."""
+    words = column.astype(object).where(column.notna(), "").astype(str).str.strip()
+    return words.where(~words.str.lower().isin(_UNLABELLED))
+
+
 def _types(column: pd.Series, why_not: dict[str, str]) -> pd.Series | None:
     """Cell types as text, missing where unlabelled; None, and why, where they cannot be compared."""
-    words = column.astype(object).where(column.notna(), "").astype(str).str.strip()
-    types = words.where(~words.str.lower().isin(_UNLABELLED))
+    types = known_labels(column)
     names = types.dropna().unique()
     if 2 * len(names) > max(types.notna().sum(), 1) and len(names) > 2:
         why_not["cell types"] = f"column {column.name!r} has {len(names):,} values for {len(types):,} cells: no types."

@@ -11,7 +11,7 @@ from anndata.io import read_elem
 from expresser.errors import InputError
 from expresser.metrics.accessibility import dice
 from expresser.regions import Regions
-from translate.embedding_cells import JudgedCells
+from translate.embedding_cells import JudgedCells, known_labels
 from translate.maps import sampled
 from translate.translator import Translator
 
@@ -32,13 +32,25 @@ def bulk_dice(translator: Translator, cells: JudgedCells, path: Path, *, seed: i
 
     dice: of the measured cells; of the imputed ones, where a peak is called open above the mean probability of its cell (whatever
     the depth at which cells are imputed, the same share is called); and of one answer for all cells, the peaks that are open in
-    more cells than the mean peak. InputError where regions or types of the file are not those of the cells.
+    more cells than the mean peak. Types are those that the cells are judged by; cells without one are left out. InputError where
+    there are none, or regions or types of the file are not those of the cells.
     """
-    truth = _truth(translator, path)
-    types = cells.obs["cell_type"].astype(str) if "cell_type" in cells.obs else pd.Series("", index=cells.obs.index)
-    if unknown := sorted(set(types) - set(truth.columns)):
-        raise InputError(f"{path}: no bulk profile of cell type {unknown[0]!r}; there are {', '.join(truth.columns)}.")
-    chosen = sampled(len(cells), _CELLS, seed=seed)
+    if cells.label is None:
+        raise InputError(
+            f"{path}: has a bulk profile of each cell type, and the cells no column that says which is theirs: --labels names one."
+        )
+    truth, types = _truth(translator, path), known_labels(cells.obs[cells.label])
+    if unknown := sorted(set(types.dropna()) - set(truth.columns)):
+        raise InputError(
+            f"{path}: no bulk profile of {unknown[0]!r}, a type of column {cells.label!r}; there are {', '.join(truth.columns)}. "
+            "Name the column with these types by --labels."
+        )
+    labelled = np.flatnonzero(types.notna()).astype(np.int64)
+    if not len(labelled):
+        raise InputError(
+            f"{path}: no cell has a type in column {cells.label!r}, so nobody knows whose bulk profile it has."
+        )
+    chosen = labelled[sampled(len(labelled), _CELLS, seed=seed)]
     predicted = translator.predict(cells.measured.take(chosen), source="atac", to="atac")
     share = np.asarray(cells.opened.mean(axis=0)).ravel()
     common = share > share.mean()

@@ -3,18 +3,23 @@
 metrics  {"methods": {NAME: {"atac_to_rna": {...}, "rna_to_atac": {...}, "rna_to_protein": {...}, "foscttm": x}},
           "directions": [...], "baselines": [names among the methods], "skipped": {NAME: why}, "labels": column | None,
           "labels_skipped": why | None, "split": name, "cells": {"train", "valid", "test"},
-          "closest": {"n", "chance"} | None}
+          "closest": {"n", "chance"} | None, "alignment": {…} | None}
          A method has only the directions it predicts, and foscttm and closest_jaccard (of the "closest" n cells) only
-         where it has latents of two modalities. Scores are
+         where it has latents of two modalities: means over its spaces; of two there are foscttm_rna and foscttm_atac too,
+         named after the modality whose latent it is. alignment: all that is known of each space, baselines of it included
+         (`translate.alignment_judging.judge_alignment`), of test cells with one modality too. Scores are
          floats, NaN where undefined (write_metrics makes that null), counts are ints; what each means is said in
          translate/scoring.py. With them: seconds, of predicting and scoring.
   *_to_rna      pearson_flat pearson_gene pearson_gene_median pearson_cell mae rmse pseudobulk_pearson n_cells n_genes
                 genes_undefined genes_constant; with labels: pseudobulk_type_pearson marker_auroc marker_auroc_truth markers
+                de_auprc de_auprc_chance (these also where all test cells are of one type that was held out: it is compared with
+                training cells of other types, `translate.unseen_type`)
   *_to_atac     auroc_flat auprc_flat auroc_peak auprnorm_peak auroc_peak_fifth_1 … _5 auroc_cell ece mean_ratio spread
                 pseudobulk_pearson n_cells n_peaks peaks_undefined peaks_constant; with labels: pseudobulk_type_pearson
   *_to_protein  pearson_flat pearson_protein pearson_protein_median pearson_cell mae rmse pseudobulk_pearson n_cells
                 n_proteins proteins_undefined proteins_constant; with labels: pseudobulk_type_pearson
-drawings `Drawings` (translate/drawings.py): one `Picture` for a method and a direction, latents, FOSCTTM of each cell.
+drawings `Drawings` (translate/drawings.py): one `Picture` for a method and a direction, cells of both modalities in each space,
+         FOSCTTM of each cell.
 """
 
 import time
@@ -25,28 +30,28 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from scipy import sparse
 
 from expresser.errors import InputError
-from expresser.metrics.alignment import closest_jaccard, closest_jaccard_by_chance, foscttm
+from translate.alignment_judging import Aligned, JointCells, Spaces, alignment_baselines, judge_alignment
 from translate.baselines import Fitted, NearestNeighbours, Pairs, Ridge, TrainingMean
 from translate.components import Components, Values
 from translate.drawings import Drawings, Picture
-from translate.feed import Input, Inputs
+from translate.feed import Inputs
 from translate.gene_activity import GeneActivity
 from translate.markers import CellTypes
 from translate.predicted import Predicted
 from translate.preprocess import AtacInput, RnaInput
+from translate.scales import ends, feature_names, values_of
 from translate.scoring import BUDGET_MB, score
 from translate.splits import Split
 from translate.study import Measured, Modality, Study
 from translate.truth import Truth
+from translate.unseen_type import MIN_CELLS, AgainstOthers, only_type, others_of
 
 # Direction ("atac_to_rna") -> what predicts it, from the test cells as they were measured in the source modality.
 Method: TypeAlias = Mapping[str, Callable[[Measured], Predicted]]
-# Modality -> latents of the test cells, from what was measured of them in it.
-Latents: TypeAlias = Mapping[Modality, Callable[[Measured], Float32[np.ndarray, "cells latent"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +84,7 @@ def evaluate(
     split: Split,
     inputs: Inputs,
     *,
-    latents: Mapping[str, Latents] | None = None,
+    latents: Mapping[str, Spaces] | None = None,
     directions: Sequence[str] | None = None,
     label: str | None = None,
     baselines: bool = True,
@@ -98,8 +103,7 @@ def evaluate(
     inputs
         The fitted inputs of the modalities concerned: they say which features are scored, and on which scale.
     latents
-        Name → modality → a function of the test cells' `Measured` that returns their latents, for FOSCTTM and closest
-        cells.
+        Name → space → modality → a function of the test cells' `Measured` in it that returns their latents in that space.
     directions
         Which to score; None takes those of the methods.
     label
@@ -132,8 +136,8 @@ def evaluate(
     everyone: dict[str, Method] = dict(methods)
     skipped: dict[str, str] = {}
     sizes = {"test": len(test)}
+    theirs, parts = train or (study, split)
     if baselines:
-        theirs, parts = train or (study, split)
         learnt, chosen = (Cells.of(theirs, cells, used) for cells in (parts.train, parts.valid))
         sizes |= {"train": len(learnt), "valid": len(chosen)}
         fitted, skipped = fit_baselines(learnt, chosen, wanted, used, seed=seed, progress=say)
@@ -149,14 +153,23 @@ def evaluate(
                 method[direction](test.measured[source]), truths[to], budget_mb=budget_mb, seed=seed
             )
             scores[name][direction] = {**found, "seconds": time.perf_counter() - began}
-    placed = {
-        name: {str(m): f(test.measured[m]) for m, f in by.items() if m in used} for name, by in (latents or {}).items()
-    }
-    apart = {name: foscttm(*list(by.values())[:2]) for name, by in placed.items() if len(by) > 1}
-    near = closest_n(len(test))
-    for name, share in apart.items():
-        scores[name]["foscttm"] = float(share.mean())
-        scores[name]["closest_jaccard"] = float(closest_jaccard(*list(placed[name].values())[:2], n=near).mean())
+    if types is None and label is not None and (rest := _others(test, theirs, parts, used, label, seed)) is not None:
+        everywhere = dict(methods) | (
+            {n: _on(rest, by) for n, by in fitted.items() if n not in methods} if baselines else {}
+        )
+        _against_others(test, rest, everyone, everywhere, scores, skipped, budget_mb, say)
+    aligned = align_cells(
+        study,
+        split.test,
+        latents or {},
+        label,
+        (theirs, parts.train, inputs) if baselines else None,
+        seed=seed,
+        say=say,
+    )
+    for name, spaces in (aligned.metrics["methods"] if aligned else {}).items():
+        if name in scores:
+            scores[name] |= over_spaces(spaces)
     metrics = {
         "methods": scores,
         "directions": wanted,
@@ -166,10 +179,42 @@ def evaluate(
         "labels_skipped": labels_skipped,
         "split": split.name,
         "cells": sizes,
-        "closest": {"n": near, "chance": closest_jaccard_by_chance(len(test), near)} if apart else None,
+        "closest": aligned.metrics["closest"] if aligned else None,
+        "alignment": aligned.metrics if aligned else None,
     }
     names = {direction: truths[ends(direction)[1]].features for direction in wanted}
-    return metrics, Drawings(test.obs, names, pictures, placed, apart)
+    joint, apart = (aligned.joint, aligned.foscttm) if aligned else ({}, {})
+    return metrics, Drawings(test.obs, names, pictures, joint, apart)
+
+
+def align_cells(
+    study: Study,
+    cells: Int64[np.ndarray, " cells"],
+    latents: Mapping[str, Spaces],
+    label: str | None,
+    learn: tuple[Study, Int64[np.ndarray, " train"], Inputs] | None,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda words: None,
+) -> Aligned | None:
+    """`judge_alignment` of these cells, with baselines that learn from `learn`; None where no method has a space to judge."""
+    if not any(latents.values()) or (joint := JointCells.of(study, cells, label)) is None:
+        return None
+    begun: dict[str, Spaces] = {}
+    skipped: dict[str, str] = {}
+    if learn is not None:
+        begun, skipped = alignment_baselines(*learn, seed=seed)
+    near = closest_n(joint.sizes["paired"])
+    return judge_alignment(joint, latents, baselines=begun, skipped=skipped, near=near, seed=seed, say=say)
+
+
+def over_spaces(spaces: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """foscttm and closest_jaccard of a method, means over its spaces, and foscttm of each where there are two."""
+    there = {space: found for space, found in spaces.items() if "foscttm" in found}
+    if not there:
+        return {}
+    mean = {key: float(np.mean([found[key] for found in there.values()])) for key in ("foscttm", "closest_jaccard")}
+    return mean | ({f"foscttm_{space}": found["foscttm"] for space, found in there.items()} if len(there) > 1 else {})
 
 
 def fit_baselines(
@@ -204,12 +249,38 @@ def fit_baselines(
     return fitted, skipped
 
 
-def ends(direction: str) -> tuple[Modality, Modality]:
-    """Source and target modality of a direction such as "atac_to_rna"."""
-    match direction.split("_to_"):
-        case ["rna" | "atac" | "protein" as source, "rna" | "atac" | "protein" as to] if source != to:
-            return source, to
-    raise InputError(f"direction {direction!r}: write source_to_target, of rna, atac and protein, such as atac_to_rna.")
+def _others(test: Cells, theirs: Study, parts: Split, used: Inputs, label: str, seed: int) -> Cells | None:
+    """Training cells of other types, where all test cells are of one; None where they are not, or nothing is known of those."""
+    held = only_type(test.obs[label])
+    if held is None or label not in theirs.obs or "rna" not in used:
+        return None
+    rest = Cells.of(theirs, others_of(theirs.obs[label], parts.train, held, seed=seed), used)
+    return rest if len(rest) >= MIN_CELLS else None
+
+
+def _against_others(
+    test: Cells,
+    rest: Cells,
+    here: Mapping[str, Method],
+    there: Mapping[str, Method],
+    scores: Mapping[str, dict[str, Any]],
+    skipped: dict[str, str],
+    budget_mb: float,
+    say: Callable[[str], None],
+) -> None:
+    """Add de_auprc to the scores of expression. there: the methods as they predict cells of `rest`."""
+    judge = AgainstOthers(sparse.csr_matrix(test.values["rna"]), sparse.csr_matrix(rest.values["rna"]))
+    for name, method in here.items():
+        for direction in [d for d in scores[name] if ends(d)[1] == "rna"]:
+            say(f"{name}, {direction.replace('_', ' ')}: differential genes")
+            source = ends(direction)[0]
+            try:
+                others = there[name][direction](rest.measured[source])
+            except InputError as error:  # an oracle that does not know these cells
+                skipped[f"differential genes of {name}"] = str(error)
+                continue
+            own = method[direction](test.measured[source])
+            scores[name][direction] |= judge.scores(own, others, budget_mb=budget_mb)
 
 
 def closest_n(cells: int) -> int:
@@ -218,17 +289,6 @@ def closest_n(cells: int) -> int:
     With a fixed 50 of some hundred cells, any two embeddings would share many by chance.
     """
     return int(np.clip(cells // 20, 1, 50))
-
-
-def values_of(inputs: Input, measured: Measured) -> Values:
-    """Measured cells on the scale predictions are on: rna ``ln(1 + count * median / library)``, atac 0/1, protein CLR."""
-    aligned = inputs.align(measured)
-    return sparse.csr_matrix(inputs.targets(aligned).log1p()) if isinstance(inputs, RnaInput) else aligned
-
-
-def feature_names(inputs: Input) -> pd.Index:
-    """Names of a model's features, in their order."""
-    return pd.Index(inputs.regions.names()) if isinstance(inputs, AtacInput) else inputs.var.index
 
 
 def _on(test: Cells, fitted: Mapping[str, Fitted]) -> Method:

@@ -83,6 +83,8 @@ def fit(
     """
     out = Path(out)
     main = is_main_process()
+    if start is not None:
+        prove_start(system)
     chosen = configuration(system, preset, config if config is not None or start is None else start.system.config)
     for name in ("batch", "label"):
         if (column := getattr(chosen, name, None)) is not None:
@@ -163,6 +165,8 @@ def fit(
         return None
     if chosen.calibrated:
         calibrate(network, feed, valid, phases)
+    with torch.no_grad():
+        network.finish(feed, train)
     fitted = Translator(system, network.cpu(), inputs, record)
     if main:
         fitted.save(out / "model")
@@ -183,6 +187,16 @@ def configuration(system: str, preset: str | None, config: Any) -> Any:
     if not isinstance(chosen, kind.config_class):
         raise InputError(f"{system} takes a {kind.config_class.__name__}, not a {type(chosen).__name__}.")
     return chosen
+
+
+def prove_start(system: str) -> None:
+    """InputError where a fitted model of the system has nothing left to be fitted."""
+    if system in SYSTEMS and SYSTEMS[system].embeds:
+        raise InputError(
+            f"fit: {system} embeds, and takes no model to start from (--start). What is fitted to a model that one starts from are "
+            f"phases of modalities that it does not know, and all phases of {system} are of modalities that each of its models "
+            "knows. Leave --start out; --resume goes on with an interrupted fit."
+        )
 
 
 def build(system: str, config: Any, inputs: Mapping[Modality, Input], seed: int) -> System:

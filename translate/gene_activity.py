@@ -10,11 +10,8 @@ from scipy import sparse
 from expresser.errors import InputError
 from expresser.regions import Regions
 from translate.baselines import Pairs
+from translate.gene_peaks import REACH, peak_gene_weights
 from translate.study import Modality
-
-REACH = 100_000  # bases from the transcription start site within which a peak counts
-DECAY = 5_000.0  # bases over which its weight falls to 1/e
-PROMOTER = 1_000  # bases within which it counts one more
 
 _BLOCK = 1 << 22  # entries that are dense at one time
 
@@ -40,16 +37,21 @@ class GeneActivity:
         """train: peaks 0/1 to expression ``ln(1 + x)``. genes: columns chrom ("chr1" …) and tss (-1 unknown), a row a gene."""
         if train.source != "atac" or train.to != "rna":
             raise InputError(f"gene activity: predicts rna from atac, not {train.to} from {train.source}.")
+        raw = cls.raw(sparse.csr_matrix(train.x), regions, genes)
+        return raw._calibrated(train) if calibrate else raw
+
+    @classmethod
+    def raw(cls, train: sparse.csr_matrix, regions: Regions, genes: pd.DataFrame) -> "GeneActivity":
+        """The activity as it is. train: peaks 0/1 of the cells whose median total is the scale; no expression is needed."""
         weights = peak_gene_weights(regions, genes)
         if not weights.nnz:
             raise InputError(
                 f"gene activity: none of {len(regions):,} peaks lies within {REACH:,} bases of a gene's start "
                 f"({int((genes['tss'] >= 0).sum()):,} of {len(genes):,} are known). Give genes of the peaks' genome build."
             )
-        total = train.x @ np.asarray(weights.sum(axis=1)).ravel()
+        total = train @ np.asarray(weights.sum(axis=1)).ravel()
         one, none = np.ones(len(genes), np.float32), np.zeros(len(genes), np.float32)
-        raw = cls(weights, max(float(np.median(total)), 1e-6), one, none)
-        return raw._calibrated(train) if calibrate else raw
+        return cls(weights, max(float(np.median(total)), 1e-6), one, none)
 
     def predict(self, x: sparse.csr_matrix) -> "Activity":
         """Expression of cells by their open peaks, computed when asked for."""
@@ -97,25 +99,3 @@ class Activity:
         near = (self.x[cells] @ self.model.weights[:, features]).toarray()
         activity = np.log1p(near * self.factor[cells, None]).astype(np.float32)
         return self.model.offset[features] + self.model.slope[features] * activity
-
-
-def peak_gene_weights(regions: Regions, genes: pd.DataFrame) -> sparse.csc_matrix:
-    """Weight of each peak in each gene's activity, peaks x genes, as in `GeneActivity`."""
-    chrom, tss = genes["chrom"].to_numpy(object), genes["tss"].to_numpy(np.int64)
-    rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for name, peaks in regions.blocks().items():
-        here = np.flatnonzero((chrom == name) & (tss >= 0))
-        peaks = peaks[np.argsort(regions.start[peaks], kind="stable")]
-        longest = int((regions.end[peaks] - regions.start[peaks]).max())
-        first = np.searchsorted(regions.start[peaks], tss[here] - REACH - longest)
-        count = np.searchsorted(regions.start[peaks], tss[here] + REACH, "right") - first
-        at = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-        rows.append(peaks[at])
-        columns.append(np.repeat(here, count))
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    # The last base of a half-open interval is end - 1.
-    away = np.maximum(np.maximum(regions.start[row] - tss[column], tss[column] - (regions.end[row] - 1)), 0)
-    near = away <= REACH
-    weight = np.exp(-away[near] / DECAY) + (away[near] <= PROMOTER)
-    shape = (len(regions), len(genes))
-    return sparse.csc_matrix((weight.astype(np.float32), (row[near], column[near])), shape=shape)

@@ -41,6 +41,7 @@ class _Blockwise(torch.autograd.Function):
         target: SparseRows,
         parents: Sequence[int] | None,
         wanted: bool,
+        moving: bool,
         hidden: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
@@ -50,7 +51,8 @@ class _Blockwise(torch.autograd.Function):
         # One layer before all outputs ([cells, size]) or one for each parent of blocks ([cells, parents, size]).
         layers = [x.to(dtype).contiguous() for x in (hidden.unbind(1) if parents is not None else [hidden])]
         below = [torch.zeros_like(x, dtype=torch.float32) for x in layers] if wanted else []
-        grads = [torch.empty_like(p) for p in parameters] if wanted else []
+        grads = [torch.empty_like(p) for p in parameters] if wanted and moving else []
+        ctx.n_parameters = len(parameters)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for number, span in enumerate(slice(a, b) for a, b in pairwise(target.bounds)):
             if span.start == span.stop:
@@ -63,6 +65,8 @@ class _Blockwise(torch.autograd.Function):
             for i, slope in enumerate(slopes):
                 g = slope.to(dtype)
                 below[which] += g @ ws[i]
+                if not moving:  # a frozen output layer: only what is below it learns
+                    continue
                 grads[2 * i][span] = g.T @ h
                 torch.sum(slope, dim=0, out=grads[2 * i + 1][span])
         if wanted:
@@ -72,7 +76,8 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
-        return None, None, None, None, *(g * scale for g in ctx.saved_tensors)
+        below, *grads = (g * scale for g in ctx.saved_tensors)
+        return None, None, None, None, None, below, *(grads or [None] * ctx.n_parameters)
 
 
 def blockwise(
@@ -87,8 +92,9 @@ def blockwise(
     parents: which of the layers in `hidden` each block of the target is computed from, where there are several.
     """
     # `ctx.needs_input_grad` does not know of no_grad.
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, *parameters))
-    return _Blockwise.apply(loss, target, parents, wanted, hidden, *parameters)
+    moving = torch.is_grad_enabled() and any(x.requires_grad for x in parameters)
+    wanted = moving or (torch.is_grad_enabled() and hidden.requires_grad)
+    return _Blockwise.apply(loss, target, parents, wanted, moving, hidden, *parameters)
 
 
 def bernoulli_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequence[Tensor]]:
@@ -127,6 +133,59 @@ def weighted_bernoulli_block(
     for slope in slopes:
         slope.view(-1).index_add_(0, block.flat, opened.neg_().sigmoid_() * -more)
     return total, slopes
+
+
+RATE_RANGE = (-30.0, 15.0)  # of its log: outside, log-odds of being open are not float32s
+
+
+def depth_block(
+    outputs: Outputs, block: Block, wanted: bool, *, log_depth: Float[Tensor, " cells"]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    r"""Minus the Bernoulli log-likelihood where depth d of a cell multiplies the rate at which a peak opens.
+
+    .. math:: p = 1 - e^{-\lambda}, \quad \lambda = d\,e^z, \qquad -\ln P = \sum \lambda - \sum_{open} \ln(e^\lambda - 1)
+
+    Outputs: z, the log of the rate (clamped to `RATE_RANGE` with depth in it). The more depth, the likelier, and never above 1;
+    only the rate is needed of entries that are closed. log_depth: of each cell, against the depth that z is a rate at.
+    """
+    eta = outputs[0].add_(log_depth[:, None])
+    free = _held(eta, *RATE_RANGE)
+    opened = eta.view(-1).index_select(0, block.flat).exp_()
+    rate = eta.exp_()
+    total = rate.sum() - log_expm1(opened).sum()
+    if not wanted:
+        return total, ()
+    rate.view(-1).index_add_(0, block.flat, opened / torch.expm1(-opened))
+    if free is not None:
+        rate.mul_(free)
+    return total, (rate,)
+
+
+def log_expm1(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    r""":math:`\ln(e^x - 1)` for x > 0: the log-odds of being open at this rate."""
+    return x + torch.log(-torch.expm1(-x))
+
+
+def product_block(
+    outputs: Outputs, block: Block, wanted: bool, *, depth: Float[Tensor, " cells"]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The same with the probability sigmoid(z) times the cell's `depth`, held inside (0, 1): above 1 / depth nothing is learnt.
+
+    What Polarbear's released code does, with thousands of open peaks for depth; differentiated by autograd.
+    """
+    leaf = outputs[0].detach().requires_grad_(wanted)
+    with torch.set_grad_enabled(wanted):
+        p = product_probability(leaf, depth)
+        opened = p.view(-1)[block.flat]
+        total = (opened.neg().log1p() - opened.log()).sum() - p.neg().log1p().sum()
+    return total.detach(), torch.autograd.grad(total, [leaf]) if wanted else ()
+
+
+def product_probability(
+    logits: Float[Tensor, "cells peaks"], depth: Float[Tensor, " cells"]
+) -> Float[Tensor, "cells peaks"]:
+    """sigmoid(z) times depth, held to [1e-7, 1 - 1e-7]."""
+    return (logits.sigmoid() * depth[:, None]).clamp(1e-7, 1 - 1e-7)
 
 
 def nb_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequence[Tensor]]:
@@ -286,13 +345,14 @@ class OpenHead(nn.Module):
         target: SparseRows,
         *,
         positive_weight: Float[Tensor, ""] | float | None = None,
+        block_loss: BlockLoss | None = None,
     ) -> Float32[Tensor, ""]:
         """The loss (default: minus the Bernoulli log-likelihood, nats), summed over cells and peaks.
 
-        positive_weight: open peaks count so many times in the Bernoulli loss.
+        positive_weight: open peaks count so many times in the Bernoulli loss. block_loss: another loss, of these cells.
         """
         parents = within(target.bounds, self.bounds) if self.per_block else None
-        block_loss = self.block_loss
+        block_loss = block_loss or self.block_loss
         if positive_weight is not None:
             block_loss = partial(weighted_bernoulli_block, positive_weight=positive_weight)
         return blockwise(block_loss, target, hidden, self.weight, self.bias, parents=parents)

@@ -13,15 +13,19 @@ import pandas as pd
 
 from expresser.errors import InputError
 from expresser.record import provenance, write_metrics
+from expresser.report import Section
+from translate.alignment_judging import Spaces, spaces_of
 from translate.drawings import Drawings
-from translate.evaluate import Latents, Method, evaluate, feature_names, values_of
+from translate.evaluate import Method, evaluate
 from translate.held import Held, split_of
 from translate.maps import FEWEST, principal_scores, sampled
 from translate.origin import Origin
 from translate.pages import Components, evaluation_page, evaluation_sections, fit_page
+from translate.scales import feature_names, values_of
 from translate.study import MODALITIES, Modality, Study
 from translate.translator import Translator
 from translate.truth import Truth
+from translate.unpaired import evaluate_unpaired
 from translate.verdicts import FEATURES, differences, verdicts
 from translate.verdicts import MODALITIES as MODALITY_NAMES
 
@@ -47,8 +51,9 @@ def judge(
     verdicts      direction → baseline → "beats", "on a par", "behind" or "undecided" (`translate.verdicts`)
     differences   direction → baseline → deciding score → difference, low and high: the intervals that verdicts rest on
 
-    The model is scored in every direction between different modalities that the study has. Drawings hold the cells of
-    the maps alone where there are more than `MAP_CELLS`.
+    The model is scored in every direction between different modalities that the study has, by the test cells measured in all
+    of these; where there is none, by types and alignment alone (`translate.unpaired`). Drawings hold the cells of the maps
+    alone where there are more than `MAP_CELLS`.
     """
     study, name = held.study, translator.name
     there = [(s, t) for s, t in translator.directions if s != t and {s, t} <= set(study.modalities)]
@@ -61,11 +66,9 @@ def judge(
     methods: dict[str, Method] = {name: {f"{s}_to_{t}": partial(translator.predict, source=s, to=t) for s, t in there}}
     known, no_oracle = _oracles(held.truth, translator, list(methods[name]))
     methods |= known
-    latents: dict[str, Latents] = {}
-    if translator.system.shared_latent() and {"rna", "atac"} <= set(study.modalities):
-        both: tuple[Modality, ...] = ("rna", "atac")
-        latents[name] = {m: partial(translator.latents, source=m) for m in both}
-    metrics, drawings = evaluate(
+    latents: dict[str, Spaces] = {name: spaces_of(translator, study.modalities)}
+    paired = np.logical_and.reduce([study.has(m)[held.split.test] for m in {m for way in there for m in way}]).any()
+    metrics, drawings = (evaluate if paired else evaluate_unpaired)(
         methods,
         study,
         held.split,
@@ -83,16 +86,14 @@ def judge(
     if no_oracle is not None:
         metrics["skipped"]["oracle"] = no_oracle
     metrics["in_training"] = held.seen
-    said = {d: verdicts(metrics, drawings.pictures, d, name) for d in metrics["directions"]}
+    said = {d: verdicts(metrics, drawings.pictures, d, name) for d in metrics["directions"] if paired}
     metrics["verdicts"] = {d: {v.baseline: v.said for v in of} for d, of in said.items()}
     metrics["differences"] = {d: differences(of) for d, of in said.items()}
+    if not paired:
+        return metrics, drawings, {}
     chosen = sampled(len(drawings.obs), MAP_CELLS, seed=_SEED_OF_MAPS)
-    small = replace(
-        drawings,
-        obs=drawings.obs.iloc[chosen],
-        latents={m: {s: points[chosen] for s, points in by.items()} for m, by in drawings.latents.items()},
-    )
-    return metrics, small, _components(translator, study, drawings.obs.index[chosen], there, say) if maps else {}
+    small = replace(drawings, obs=drawings.obs.iloc[chosen])
+    return metrics, small, _components(translator, study, small.obs.index, there, say) if maps else {}
 
 
 def evaluate_fit(
@@ -104,12 +105,14 @@ def evaluate_fit(
     label: str | None = None,
     baselines: bool = True,
     maps: bool = True,
+    more: Sequence[Section] = (),
     seed: int = 0,
     say: Say = lambda words: None,
 ) -> dict[str, Any]:
     """Judge the fit in `out` by the test cells of its split; write its ``metrics.json`` and ``report.html``.
 
-    The doubts about the data that the fit has on record stand in both.
+    The doubts about the data that the fit has on record stand in both. more: sections of the report after those of the
+    evaluation.
     """
     held = Held(study, split_of(out, study), seen=0, truth=truth)
     metrics, drawings, components = judge(
@@ -120,7 +123,7 @@ def evaluate_fit(
     write_metrics(out / "metrics.json", metrics)
     say("report")
     sections = evaluation_sections(metrics, drawings, components=components, maps=maps, seed=_SEED_OF_MAPS)
-    page_of_fit(out, translator, sections)
+    page_of_fit(out, translator, (sections[0], [*sections[1], *more]))
     return metrics
 
 

@@ -13,7 +13,7 @@ from expresser.metrics.accessibility import auroc_by_prevalence
 from expresser.plots import Size, bar_axes, density_scatter_axes, hist_axes, scatter_axes, svg
 from expresser.plots_curves import band_axes, calibration_axes, precision_recall_axes, roc_axes
 from expresser.report import Figure
-from translate.drawings import Picture
+from translate.drawings import Joint, Picture
 from translate.maps import FEWEST, sampled, umap
 from translate.verdicts import DECIDING, FEATURES, heading, score_name, target, value
 
@@ -157,25 +157,20 @@ def spread_share(picture: Picture) -> Float64[np.ndarray, " peaks"]:
     return _defined(picture.by_feature["spread"][varies] / np.sqrt(share[varies] * (1 - share[varies])))
 
 
-def latent_maps(
-    latents: Mapping[str, Float32[np.ndarray, "cells latent"]],
-    name: str,
-    colour: pd.Series | None,
-    *,
-    most: int,
-    seed: int,
-) -> list[Figure]:
-    """One UMAP of the same cells encoded from each modality: coloured by modality, and by cell type where it is known."""
-    chosen = sampled(len(next(iter(latents.values()))), most // max(len(latents), 1), seed=seed)
-    if len(chosen) < FEWEST:
+def latent_maps(joint: Joint, name: str, *, most: int, seed: int) -> list[Figure]:
+    """One UMAP of cells of both modalities: coloured by modality, and by cell type where it is known."""
+    parts = [np.flatnonzero(joint.modality == m) for m in ("rna", "atac")]
+    parts = [rows[sampled(len(rows), most // 2, seed=seed)] for rows in parts]
+    chosen = np.concatenate(parts)
+    if len(chosen) < 2 * FEWEST:
         return []
-    xy = umap(np.concatenate([points[chosen] for points in latents.values()]).astype(np.float32), seed=seed)
-    source = np.repeat([f"from {m}" for m in latents], len(chosen))
-    caption = f"{len(chosen):,} test cells, each once from every modality. Where the two mix, they are encoded alike."
-    figures = [_map(f"{name}: latents by modality", xy, pd.Series(source), "", caption, seed)]
-    if colour is not None:
-        types = pd.concat([colour.iloc[chosen]] * len(latents), ignore_index=True)
-        figures.append(_map(f"{name}: latents by {colour.name}", xy, types, str(colour.name), caption, seed))
+    xy = umap(joint.points[chosen].astype(np.float32), seed=seed)
+    source = pd.Series(joint.modality[chosen]).map({"rna": "from rna", "atac": "from atac"})
+    caption = f"{len(parts[0]):,} test cells from RNA, {len(parts[1]):,} from ATAC. Where the two mix, they are encoded alike."
+    figures = [_map(f"{name}: latents by modality", xy, source, "", caption, seed)]
+    if joint.labels is not None:
+        types, label = joint.labels.iloc[chosen], str(joint.labels.name)
+        figures.append(_map(f"{name}: latents by {label}", xy, types, label, caption, seed))
     return figures
 
 

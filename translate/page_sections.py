@@ -1,4 +1,4 @@
-"""The sections of an evaluation's page: one for each direction, in words, tables and figures, and one for the latents."""
+"""The sections of an evaluation's page: one for each direction, in words, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -6,11 +6,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from expresser.report import Figure, Section, Table
+from expresser.report import Section, Table
 from translate import page_figures as draw
 from translate.drawings import Drawings, Picture
 from translate.maps import FEWEST
-from translate.verdicts import DECIDING, FEATURES, Verdict, heading, interval_text, score_name, target, value
+from translate.verdicts import (
+    DECIDING,
+    FEATURES,
+    MODALITIES,
+    Verdict,
+    heading,
+    interval_text,
+    score_name,
+    target,
+    value,
+)
 
 Direction = Literal["min", "max"]
 
@@ -25,6 +35,8 @@ _COLUMNS = {
         "rmse",
         *_PROFILES,
         "marker_auroc",
+        "de_auprc",
+        "de_auprc_chance",
     ),
     "atac": (
         "auroc_peak",
@@ -39,8 +51,8 @@ _COLUMNS = {
     ),
     "protein": ("pearson_protein", "pearson_protein_median", "pearson_cell", "pearson_flat", "mae", "rmse", *_PROFILES),
 }
-_LEAST = ("mae", "rmse", "ece", "foscttm")  # the lower the better
-_NEITHER = ("mean_ratio", "spread")  # best is neither the highest nor the lowest
+_LEAST = ("mae", "rmse", "ece")  # the lower the better
+_NEITHER = ("mean_ratio", "spread", "de_auprc_chance")  # best is neither the highest nor the lowest
 _LABELS = ("cell_type", "celltype", "cell_types", "annotation", "leiden", "louvain")
 
 _MEASURED = {
@@ -48,7 +60,9 @@ _MEASURED = {
 Predicted and measured expression are ln(1 + size-normalised count). r by gene is the mean, over genes, of the correlation
 over cells inside a gene: does the method know in which cells a gene is high? A gene that varies and is predicted by one
 number counts as 0; genes that do not vary in the test cells have none. r over all entries is mostly that some genes are
-high everywhere, which the training mean knows too.
+high everywhere, which the training mean knows too. Where cell types are known, AUPR of differential genes is the mean, over
+types, of how well genes that are higher in the type (in measured cells) come first when genes are ranked by how much higher
+they are predicted to be there; the column after it is what any order gets.
 """,
     "atac": """
 A prediction is compared with whether any fragment was counted. AUROC by peak is the mean, over peaks, of the chance that
@@ -181,45 +195,27 @@ def doubts_section(doubts: Sequence[str]) -> list[Section]:
     return [Section("Doubts about the data", "\n\n".join(doubts))]
 
 
-def alignment_section(
-    metrics: Mapping[str, Any],
-    drawings: Drawings,
-    models: Sequence[str],
-    colour: pd.Series | None,
-    maps: bool,
-    most: int,
-    seed: int,
-) -> list[Section]:
-    """FOSCTTM and maps of the latents, where a method has latents of two modalities."""
-    methods = metrics["methods"]
-    scored = {name: value(methods[name], "foscttm") for name in methods if "foscttm" in methods[name]}
-    pairs = {name: drawings.latents[name] for name in models if len(drawings.latents.get(name, {})) > 1}
-    if not scored and not pairs:
-        return []
-    text = (
-        "The latents of one cell, from either modality, should be near each other. FOSCTTM is the mean share of other cells "
-        "that are closer than the cell itself: 0 is perfect, 0.5 is chance."
+def profile_section(metrics: Mapping[str, Any], direction: str) -> Section:
+    """Types' profiles in one direction, where no test cell was measured in both modalities."""
+    methods, to = metrics["methods"], target(direction)
+    order = [name for name in methods if direction in methods[name]]
+    order.sort(key=lambda name: -value(methods[name][direction], "pseudobulk_type_pearson", missing=-np.inf))
+    if not order:
+        return Section(heading(direction), "Nothing was scored: see below, under Not run.")
+    columns = [c for c in _COLUMNS[to] if any(c in methods[name][direction] for name in order)]
+    frame = pd.DataFrame(
+        {score_name(c): [value(methods[n][direction], c) for n in order] for c in columns}, index=order
     )
-    closest = metrics.get("closest")
-    if closest:
-        text += (
-            f" Closest cells shared: do a cell's latents have the same neighbours? Of its {closest['n']} closest cells from "
-            f"either modality, those in both over those in any, 1 at best; {closest['chance']:.3f} is chance."
-        )
-    items: list[Figure | Table] = []
-    if scored:
-        frame = pd.DataFrame({score_name("foscttm"): scored})
-        if closest:
-            frame[score_name("closest_jaccard")] = [value(methods[name], "closest_jaccard") for name in scored]
-        frame.index.name = "method"
-        best: dict[str, Direction] = {name: "min" if name == "FOSCTTM" else "max" for name in frame}
-        items.append(Table("Alignment of latents", frame, best=best if len(scored) > 1 else {}))
-    if maps:
-        for name, latents in pairs.items():
-            items += draw.latent_maps(latents, name, colour, most=most, seed=seed)
-        if pairs and len(drawings.obs) < FEWEST:
-            text += f"\n\n{too_few(drawings.obs)}"
-    return [Section("Alignment", text, tuple(items))]
+    frame.index.name = "method"
+    first = methods[order[0]][direction]
+    text = (
+        f"{first['n_cells']:,} cells were translated, and {first['n_measured']:,} others were measured in {MODALITIES[to]}, of "
+        f"{first['types']} types. r of type profiles is the mean, over types, of the correlation over {FEATURES[to]} of the type's "
+        "predicted mean less the mean of all types with the same of measured cells: 1 is perfect, 0 is chance. "
+        "oracle_type_means is what other cells of the same type give, measured: about the most that can be reached."
+    )
+    best: dict[str, Direction] = {score_name(c): "max" for c in columns if c != "de_auprc_chance"}
+    return Section(heading(direction), text, (Table(f"{heading(direction)}: profiles of types", frame, best=best),))
 
 
 def too_few(obs: pd.DataFrame) -> str:

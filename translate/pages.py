@@ -14,8 +14,9 @@ from expresser.readable import Number, format_number
 from expresser.report import Figure, Section, Table, write_report
 from translate.drawings import Drawings
 from translate.leaving_out import GROUPS
+from translate.page_alignment import alignment_section
 from translate.page_figures import value_maps
-from translate.page_sections import alignment_section, colour_of, direction_section, doubts_section, too_few
+from translate.page_sections import colour_of, direction_section, doubts_section, profile_section, too_few
 from translate.verdicts import (
     DECIDING,
     MODALITIES,
@@ -106,6 +107,11 @@ def evaluation_sections(
     methods = metrics["methods"]
     oracles = [name for name in methods if name.startswith("oracle")]
     models = [name for name in methods if name not in metrics["baselines"] and name not in oracles]
+    if metrics.get("unpaired"):
+        sections = [Section("Result", metrics["unpaired"])]
+        sections += [profile_section(metrics, direction) for direction in metrics["directions"]]
+        sections += [*alignment_section(metrics, drawings, models, maps, most_cells, seed), *_not_run(metrics)]
+        return _headline(metrics, {}, models), sections
     found = {
         model: {d: verdicts(metrics, drawings.pictures, d, model) for d in metrics["directions"] if d in methods[model]}
         for model in models
@@ -127,15 +133,20 @@ def evaluation_sections(
         if shown:
             text = "" if figures else too_few(drawings.obs)
             sections.append(Section(f"{heading(direction)}: maps of cells", text, tuple(figures)))
-    sections += alignment_section(metrics, drawings, models, colour, maps, most_cells, seed)
-    not_run = dict(metrics.get("skipped") or {})
+    sections += [*alignment_section(metrics, drawings, models, maps, most_cells, seed), *_not_run(metrics)]
+    return _headline(metrics, found, models), sections
+
+
+def _not_run(metrics: Mapping[str, Any]) -> list[Section]:
+    """What was left out, and why."""
+    not_run = dict(metrics.get("skipped") or {}) | dict((metrics.get("alignment") or {}).get("skipped") or {})
     if metrics.get("labels_skipped"):
         not_run["scores of cell types"] = metrics["labels_skipped"]
-    if not_run:
-        frame = pd.DataFrame({"why": not_run})
-        frame.index.name = "what"
-        sections.append(Section("Not run", "", (Table("What was not run", frame),)))
-    return _headline(metrics, found), sections
+    if not not_run:
+        return []
+    frame = pd.DataFrame({"why": not_run})
+    frame.index.name = "what"
+    return [Section("Not run", "", (Table("What was not run", frame),))]
 
 
 def _losses(entries: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -176,7 +187,7 @@ def _rule(directions: Sequence[str]) -> str:
 
 
 def _headline(
-    metrics: Mapping[str, Any], found: Mapping[str, Mapping[str, Sequence[Verdict]]]
+    metrics: Mapping[str, Any], found: Mapping[str, Mapping[str, Sequence[Verdict]]], models: Sequence[str]
 ) -> list[tuple[str, Number | str | None]]:
     lines: list[tuple[str, Number | str | None]] = []
     for model, by_direction in found.items():
@@ -190,6 +201,27 @@ def _headline(
     every = [verdict for by_direction in found.values() for said in by_direction.values() for verdict in said]
     if every:
         lines.append(("baselines beaten", f"{sum(v.said == 'beats' for v in every)} of {len(every)}"))
+    lines += _headline_of_alignment(metrics, models)
     if "cells" in metrics:
         lines.append(("test cells", metrics["cells"]["test"]))
+    return lines
+
+
+def _headline_of_alignment(metrics: Mapping[str, Any], models: Sequence[str]) -> list[tuple[str, Number | str | None]]:
+    """Of unpaired cells, what stands for the whole: types' profiles, and labels carried over."""
+    if not metrics.get("unpaired"):
+        return []
+    lines: list[tuple[str, Number | str | None]] = []
+    for model in models:
+        for direction, scores in metrics["methods"].get(model, {}).items():
+            lines.append(
+                (
+                    f"{heading(direction)}, {score_name('pseudobulk_type_pearson')}: {model}",
+                    scores["pseudobulk_type_pearson"],
+                )
+            )
+        for space, scores in ((metrics.get("alignment") or {}).get("methods", {})).get(model, {}).items():
+            for key in ("mixing", "transfer_rna_to_atac", "transfer_atac_to_rna"):
+                if key in scores:
+                    lines.append((f"latent of {MODALITIES[space]}, {score_name(key)}: {model}", scores[key]))
     return lines

@@ -25,12 +25,13 @@ class Optimizer:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0  # added to the gradient, times the weight (Adam's own, not AdamW's)
+    eps: float = 1e-8  # below which Adam takes a gradient for small
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Of these parameters."""
         if self.kind == "rmsprop":
             return torch.optim.RMSprop(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.Adam(parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True)
+        return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, self.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Beside:
     modalities: tuple[Modality, ...]  # that they have, and that are read
     lacks: tuple[Modality, ...] = ()  # that they have not
     watched: bool = True  # whether the watched loss needs them too
+    among: tuple[Modality, ...] = ()  # that they have without being read
 
 
 @dataclass(frozen=True)

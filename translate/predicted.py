@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Decoded:
     source: Modality
     to: Modality
     n_features: int
+    context: Float32[np.ndarray, "cells context"] | None = None  # `System.context` of each cell
 
     @property
     def n_cells(self) -> int:
@@ -59,7 +60,10 @@ class Decoded:
         """These cells and features, dense, on the scale of `Predicted`."""
         device = next(self.system.parameters()).device
         latent = torch.from_numpy(self.latents[cells]).to(device)
-        return self.system.decode(latent, source=self.source, to=self.to, features=features).cpu().numpy()
+        more: dict[str, Any] = {}  # most systems' decoders know of no context
+        if self.context is not None:
+            more["context"] = torch.from_numpy(self.context[cells]).to(device)
+        return self.system.decode(latent, source=self.source, to=self.to, features=features, **more).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from translate.embedding_page import how_judged, ranked
-from translate.evaluate import ends
 from translate.leaving_out import Interval
+from translate.scales import ends
 from translate.study import Modality
 from translate.verdicts import DECIDING, in_training_sentence, interval_text
 
@@ -16,6 +16,12 @@ _SHOWN: Mapping[Modality, tuple[str, ...]] = {
     "atac": ("auroc_peak", "auprnorm_peak", "auroc_flat", "mean_ratio"),
     "protein": ("pearson_protein", "pearson_flat", "mae"),
 }
+_OF_PROFILES: Mapping[Modality, tuple[str, ...]] = {
+    "rna": ("pseudobulk_type_pearson", "marker_auroc", "de_auprc"),
+    "atac": ("pseudobulk_type_pearson", "pseudobulk_pearson"),
+    "protein": ("pseudobulk_type_pearson", "pseudobulk_pearson"),
+}
+_OF_ALIGNMENT = ("foscttm", "mixing", "ari", "silhouette", "transfer_rna_to_atac", "transfer_atac_to_rna")
 _OF_EMBEDDINGS = ("ari", "nmi", "silhouette", "n_clusters", "rarest_f1", "mi_depth", "mi_batch", "mixing")
 
 
@@ -29,7 +35,7 @@ def score_table(metrics: Mapping[str, Any]) -> str:
     width = 2 + max(16, *map(len, metrics["methods"]))
     lines: list[str] = []
     for direction in metrics["directions"]:
-        columns = _SHOWN[ends(direction)[1]]
+        columns = (_OF_PROFILES if metrics.get("unpaired") else _SHOWN)[ends(direction)[1]]
         lines.append(f"{direction:<{width}}  " + "  ".join(f"{name:>{_wide(name)}}" for name in columns))
         there = {m: scores[direction] for m, scores in metrics["methods"].items() if direction in scores}
         for method in sorted(there, key=lambda m: -_number(there[m].get(columns[0]))):
@@ -47,11 +53,29 @@ def score_table(metrics: Mapping[str, Any]) -> str:
                 f"closest {of['n']} cells of {method}, shared: {_text(scores['closest_jaccard'])} (1 perfect, "
                 f"{_text(of['chance'])} chance)"
             )
+    lines += _alignment_lines(metrics.get("alignment"))
     lines += [f"{method} not run: {why}" for method, why in metrics["skipped"].items()]
     lines.append(f"{metrics['cells']['test']:,} test cells; split: {metrics['split']}")
     if metrics.get("in_training"):
         lines.append(in_training_sentence(metrics))
     return "\n".join(lines)
+
+
+def _alignment_lines(alignment: Mapping[str, Any] | None) -> list[str]:
+    """A line a method and space, under a head."""
+    rows = {
+        f"{name} ({space})": scores
+        for name, spaces in (alignment or {}).get("methods", {}).items()
+        for space, scores in spaces.items()
+    }
+    columns = [c for c in _OF_ALIGNMENT if any(c in scores for scores in rows.values())]
+    if not columns:
+        return []
+    width = 2 + max(16, *map(len, rows))
+    lines = [f"{'alignment':<{width}}  " + "  ".join(f"{c:>{_wide(c)}}" for c in columns)]
+    for name, scores in rows.items():
+        lines.append(f"  {name:<{width - 2}}  " + "  ".join(f"{_text(scores.get(c)):>{_wide(c)}}" for c in columns))
+    return [*lines, ""]
 
 
 def _embedding_table(metrics: Mapping[str, Any]) -> str:

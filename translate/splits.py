@@ -56,20 +56,21 @@ def split_random(
 ) -> Split:
     """Exact shares of the cells, in the order of a hash of seed and cell name: the order of a file does not matter.
 
-    `cells`: a study (those with every modality take part, others train, unless `paired_only` is False), cell names, or
-    how many cells there are. Neighbours in a tissue or clones fall on both sides: for new donors or types use
-    `split_by_column`.
+    `cells`: a study (those with every modality take part, others train, unless `paired_only` is False; where no cell has
+    every modality, these shares of the cells of each), cell names, or how many cells there are. Neighbours in a tissue or
+    clones fall on both sides: for new donors or types use `split_by_column`.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
         raise InputError(f"split: shares {shares} of train, valid and test must not be negative and must sum to 1.")
     names = _names(cells)
-    some = cells.paired if isinstance(cells, Study) and paired_only else np.arange(len(names))
-    _prove_some(some, 1 + sum(share > 0 for share in shares[1:]), isinstance(cells, Study))
-    n_valid, n_test = (max(round(share * len(some)), 1) if share > 0 else 0 for share in shares[1:])
-    order = some[_keyed_order(names[some], seed)]
+    groups, unpaired = _taking_part(cells, len(names), paired_only)
     parts = np.zeros(len(names), dtype=np.int64)
-    parts[order[:n_test]], parts[order[n_test : n_test + n_valid]] = 2, 1
-    return _split(f"random, seed {seed}", parts)
+    for some in groups:
+        _prove_some(some, 1 + sum(share > 0 for share in shares[1:]), isinstance(cells, Study) and not unpaired)
+        n_valid, n_test = (max(round(share * len(some)), 1) if share > 0 else 0 for share in shares[1:])
+        order = some[_keyed_order(names[some], seed)]
+        parts[order[:n_test]], parts[order[n_test : n_test + n_valid]] = 2, 1
+    return _split(f"random{', of each modality by itself' if unpaired else ''}, seed {seed}", parts)
 
 
 def split_all(study: Study, needs: Sequence[Modality], *, share: float = 0.05, seed: int = 0) -> Split:
@@ -103,12 +104,12 @@ def split_by_column(
 
     Groups: `valid` and `test` name those held out; a part left None takes whole groups in keyed random order until it has
     about its share of the cells. Of a study those with every modality take part, others train, unless `paired_only` is
-    False; a cell without a value is an error where it takes part.
+    False or no cell has every modality; a cell without a value is an error where it takes part.
     """
     obs = cells.obs if isinstance(cells, Study) else cells
     if column not in obs:
         raise InputError(f"split: obs has no column {column!r}; it has {[str(c) for c in obs.columns][:10]}.")
-    some = cells.paired if isinstance(cells, Study) and paired_only else np.arange(len(obs))
+    some = np.sort(np.concatenate(_taking_part(cells, len(obs), paired_only)[0]))
     _prove_some(some, 2, isinstance(cells, Study))
     absent = obs[column].isna().to_numpy()[some]
     if absent.any():
@@ -200,6 +201,20 @@ def _leiden(study: Study, cells: Cells, resolution: float, seed: int) -> list[In
     labels = adata.obs["leiden"].astype(int).to_numpy()
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     return [cells[rows] for rows in sorted(members, key=lambda rows: (-len(rows), rows[0]))]
+
+
+def _taking_part(
+    cells: Study | pd.DataFrame | pd.Index | Sequence[str] | int, n: int, paired_only: bool
+) -> tuple[list[Cells], bool]:
+    """Cells that are dealt out, each set by itself; and whether they are sets of one modality each, no cell having all."""
+    if not isinstance(cells, Study) or not paired_only:
+        return [np.arange(n, dtype=np.int64)], False
+    if len(cells.paired) or len(cells.modalities) < 2:
+        return [cells.paired], False
+    first = np.full(n, -1)  # of a cell with some of several modalities, the first
+    for number, modality in reversed(list(enumerate(cells.modalities))):
+        first[cells.has(modality)] = number
+    return [np.flatnonzero(first == number).astype(np.int64) for number in np.unique(first)], True
 
 
 def _names(cells: Study | pd.DataFrame | pd.Index | Sequence[str] | int) -> Names:

@@ -119,7 +119,8 @@ class Study:
                 f"study: {int((rows < 0).sum())} of {len(rows)} cells have no {modality} (first: "
                 f"{str(self.obs.index[cells[np.argmin(rows)]])!r}). Choose among np.flatnonzero(study.has({modality!r}))."
             )
-        return self.measured[modality].take(rows)
+        # With what any file says of these cells: a batch may be told by the file of another modality.
+        return replace(self.measured[modality].take(rows), obs=self.obs.iloc[cells])
 
     def select(self, cells: Int64[np.ndarray, " taken"]) -> "Study":
         """These cells, in this order; matrices are cut to them."""

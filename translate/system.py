@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from expresser.errors import InputError
 from translate.batches import Batch
 from translate.covariates import Reference
 from translate.feed import Feed, Inputs, start_from_data
@@ -49,6 +51,7 @@ class System(nn.Module):
     needs: ClassVar[tuple[Modality, ...]] = ("rna",)  # without which it cannot be fitted
     judges_counts: ClassVar[bool] = False  # RNA targets are counts, not size-normalised ones
     embeds: ClassVar[bool] = False  # what is wanted is the latent: fitted to, and judged on, all cells
+    tells_depth: ClassVar[bool] = False  # its predictions can be asked for at a depth
     config_class: ClassVar[type[Any]]  # a frozen dataclass; its defaults are the system as it should be used
     presets: ClassVar[Mapping[str, Any]]  # named configurations
 
@@ -70,6 +73,9 @@ class System(nn.Module):
     def begin(self, phase: Phase, feed: Feed, train: Int64[np.ndarray, " train"], *, fresh: bool) -> None:
         """Called before a phase's first epoch of this run, on the device, nothing moving: what only the weights that the phases
         before left can give. fresh: the phase was not begun before, so that weights may be set."""
+
+    def finish(self, feed: Feed, train: Int64[np.ndarray, " train"]) -> None:
+        """Called after training and calibration, nothing moving: what only the final weights can give."""
 
     def reference(self, study: Study, train: Int64[np.ndarray, " train"]) -> Reference | None:
         """The embedding of another modality that training is guided by; None where the system takes none."""
@@ -100,6 +106,26 @@ class System(nn.Module):
         """Latents of cells measured in `source`, as the path to `to` uses them."""
         raise TypeError(f"{type(self).__name__} has no encoder.")
 
+    def batch_codes(self, obs: pd.DataFrame, unknown: str | None = None) -> Int64[np.ndarray, " cells"] | None:
+        """Numbers of the batches that cells of a query are of, where these matter.
+
+        unknown: which batch ("reference": the largest of training) those are taken for whose own no training cell had.
+        """
+        if unknown is not None:
+            raise InputError(
+                f"{type(self).__name__} reads queries without regard to their batch: leave --batch (unknown_batch) out."
+            )
+        return None
+
+    def context(
+        self, batch: Batch, *, source: Modality, to: Modality, depth: float | str | None = None
+    ) -> Float32[Tensor, "cells context"] | None:
+        """What `decode` must know of each cell beside its latent, such as batch and depth; None where that is nothing.
+
+        Where it is something, `decode` and `log_odds` take it as `context`.
+        """
+        return None
+
     def decode(
         self, latent: Float[Tensor, "cells latent"], *, source: Modality, to: Modality, features: slice
     ) -> Float32[Tensor, "cells features"]:
@@ -125,6 +151,7 @@ class System(nn.Module):
         slope, shift = self.get_buffer(f"calibration_{source}")
         return torch.sigmoid(slope * log_odds + shift)
 
-    def shared_latent(self) -> bool:
-        """Whether latents of one cell from two modalities are meant to be the same (FOSCTTM can be asked)."""
-        return False
+    def spaces(self) -> tuple[Modality, ...]:
+        """The modalities `to` in whose latent cells of RNA and of ATAC can be compared: what `encode` gives of one cell from
+        either is meant to be the same. Of one latent for both, one of the two names."""
+        return ()

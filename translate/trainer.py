@@ -90,18 +90,19 @@ class Trainer:
         watch = Watch(phase.patience, phase.threshold, phase.plateau)
         optimizers = {p.name: p.optimizer.build(named_parameters(self.system, p).values()) for p in phase.players}
         parts = [part for player in phase.players for part in player.parts]
-        mean = RunningMean(self.system, parts, phase.average) if phase.average is not None else None
         best: Mapping[str, Tensor] | None = None
         start = 0
         if saved is not None:
             start, best = saved.epoch, saved.best
             watch.restore(saved.watch)
             saved.restore_optimizers(self.system, optimizers, phase)
-            if mean is not None and saved.mean is not None:
-                mean.restore(saved.mean)
         self.system.eval()
         with torch.no_grad():
             self.system.begin(phase, self.feed, self.train, fresh=saved is None)
+        # Of the weights that the phase begins with, which `begin` may have set.
+        mean = RunningMean(self.system, parts, phase.average) if phase.average is not None else None
+        if mean is not None and saved is not None and saved.mean is not None:
+            mean.restore(saved.mean)
         wrote = time.monotonic()
         for epoch in range(start, phase.epochs):
             if watch.over:
@@ -223,7 +224,7 @@ class Trainer:
     ) -> list[tuple[Beside, Int64[np.ndarray, " _"]]]:
         """Those that go along with the phase's own; watched: those that the watched loss needs."""
         kinds = [kind for kind in phase.beside if kind.watched or not watched]
-        return [(kind, self._some(cells, phase.name, kind.modalities, kind.lacks)) for kind in kinds]
+        return [(kind, self._some(cells, phase.name, (*kind.modalities, *kind.among), kind.lacks)) for kind in kinds]
 
     def _some(
         self,

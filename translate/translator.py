@@ -1,7 +1,7 @@
 """A fitted system: AnnData in, AnnData out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from expresser.errors import InputError
 from expresser.record import provenance
 from translate import saving
+from translate.batches import Batch
 from translate.feed import Feed, Inputs
 from translate.imputed import Imputed
 from translate.predicted import Chosen, Decoded
@@ -52,12 +53,21 @@ class Translator:
         return self.inputs[modality].var
 
     def latents(
-        self, measured: Measured, *, source: Modality, to: Modality | None = None
+        self, measured: Measured, *, source: Modality, to: Modality | None = None, unknown_batch: str | None = None
     ) -> Float32[np.ndarray, "cells latent"]:
-        """Latents of cells measured in `source`, as the path to `to` has them (default: the first path from there)."""
+        """Latents of cells measured in `source`, as the path to `to` has them (default: the first path from there).
+
+        unknown_batch: of a system that tells batches apart, which of them ("reference": the largest) cells are taken for whose own
+        no training cell had; without it they are refused.
+        """
         to = self.target(source, to)
-        feed = Feed.of_one(measured, source, self.inputs)
+        feed = self._feed(measured, source, unknown_batch)
         return self.latents_of(feed, np.arange(feed.n_cells), source=source, to=to)
+
+    def _feed(self, measured: Measured, source: Modality, unknown_batch: str | None) -> Feed:
+        """Cells of a query."""
+        codes = self.system.batch_codes(measured.obs, unknown_batch)
+        return replace(Feed.of_one(measured, source, self.inputs), batch_codes=codes)
 
     @torch.no_grad()
     def latents_of(
@@ -67,15 +77,43 @@ class Translator:
         to = self.target(source, to)
         device = next(self.system.parameters()).device
         parts = []
-        cuts = [cells[start : start + CELLS] for start in range(0, len(cells), CELLS)]
-        for batch in feed.batches(cuts, (source,), shares=[CELLS] * len(cuts)):
+        for batch in self._batches(feed, cells, source):
             parts.append(self.system.encode(batch.to(device), source=source, to=to).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
-    def predict(self, measured: Measured, *, source: Modality, to: Modality) -> Decoded:
-        """Predictions of `to`, made block by block when they are asked for; only this path runs."""
-        latents = self.latents(measured, source=source, to=to)
-        return Decoded(self.system, latents, source, to, len(self.inputs[to].var))
+    def _batches(self, feed: Feed, cells: np.ndarray, source: Modality) -> Iterator[Batch]:
+        cuts = [cells[start : start + CELLS] for start in range(0, len(cells), CELLS)]
+        return feed.batches(cuts, (source,), shares=[CELLS] * len(cuts))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        measured: Measured,
+        *,
+        source: Modality,
+        to: Modality,
+        depth: float | str | None = None,
+        unknown_batch: str | None = None,
+    ) -> Decoded:
+        """Predictions of `to`, made block by block when they are asked for; only this path runs.
+
+        depth: of a system that knows depth, the number of open peaks that cells are given: a number, "median" (of training cells:
+        cells can then be compared) or "predicted" (what each cell's own would have been); None: as its configuration says.
+        unknown_batch: as in `latents`.
+        """
+        if depth is not None and not self.system.tells_depth:
+            raise InputError(f"this {self.name} predicts at no depth of its own: leave depth {depth!r} out.")
+        self.target(source, to)
+        feed, device = self._feed(measured, source, unknown_batch), next(self.system.parameters()).device
+        latents, contexts = [], []
+        for batch in self._batches(feed, np.arange(feed.n_cells), source):
+            there = batch.to(device)
+            latents.append(self.system.encode(there, source=source, to=to).float().cpu().numpy())
+            if (context := self.system.context(there, source=source, to=to, depth=depth)) is not None:
+                contexts.append(context.float().cpu().numpy())
+        latent = np.concatenate(latents) if latents else np.zeros((0, 0), np.float32)
+        known = np.concatenate(contexts) if contexts else None
+        return Decoded(self.system, latent, source, to, len(self.inputs[to].var), known)
 
     def impute(self, measured: Measured, *, depth: float | None = None, batch: str | None = None) -> Imputed:
         """Peaks of cells as if each had this number of open peaks and came from this batch, of a system that embeds.
@@ -93,6 +131,8 @@ class Translator:
         source: Modality | None = None,
         layer: str | None = None,
         features: Sequence[str] | None = None,
+        depth: float | str | None = None,
+        unknown_batch: str | None = None,
     ) -> AnnData:
         """Predict another modality of the cells of an AnnData; of a system that embeds, the same one, imputed.
 
@@ -105,6 +145,8 @@ class Translator:
             What the AnnData holds; by default what its features look like.
         features
             Only these (names of `var(to)`); peaks may also be asked by chromosome, "chr1". Others are not computed.
+        depth, unknown_batch
+            As in `predict`.
 
         Returns
         -------
@@ -118,7 +160,7 @@ class Translator:
         """
         measured = self.read(adata, source=source, layer=layer)
         found = self.source_of(adata) if source is None else source
-        predicted = self.predict(measured, source=found, to=to)
+        predicted = self.predict(measured, source=found, to=to, depth=depth, unknown_batch=unknown_batch)
         columns = self.features(to, features)
         return AnnData(
             X=Chosen(predicted, columns).values(),
@@ -127,11 +169,18 @@ class Translator:
             uns={"expresser": self.trace(found, to)},
         )
 
-    def embed(self, adata: AnnData, *, source: Modality | None = None, layer: str | None = None) -> None:
+    def embed(
+        self,
+        adata: AnnData,
+        *,
+        source: Modality | None = None,
+        layer: str | None = None,
+        unknown_batch: str | None = None,
+    ) -> None:
         """Write the latent of each cell into ``obsm["X_<system>"]``, in place: ``sc.pp.neighbors(adata, use_rep=...)`` takes it."""
         found = self.source_of(adata) if source is None else source
         measured = self.read(adata, source=found, layer=layer)
-        adata.obsm[f"X_{self.name}"] = self.latents(measured, source=found)
+        adata.obsm[f"X_{self.name}"] = self.latents(measured, source=found, unknown_batch=unknown_batch)
         adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {f"X_{self.name}": self.trace(found, None)}
 
     def read(self, data: Any, *, source: Modality | None = None, layer: str | None = None) -> Measured:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
-from translate.markers import CellTypes, find_markers
+from translate.markers import CellTypes, RankSums, find_markers, rank_sums
 from translate.study import Modality
 
 Block: TypeAlias = Float32[np.ndarray, "cells features"] | sparse.csc_matrix
@@ -53,11 +53,19 @@ class Truth:
         return sparse.csc_matrix(self.values)
 
     @cached_property
+    def differences(self) -> RankSums:
+        """What is higher in each type than in the others, by rank sums."""
+        return rank_sums(self.by_feature, self._known_types())
+
+    @cached_property
     def markers(self) -> pd.DataFrame:
         """Genes that mark each type in these cells: `translate.markers.find_markers`."""
+        return find_markers(self.differences, self._known_types())
+
+    def _known_types(self) -> CellTypes:
         if self.types is None:
             raise InputError(f"truth ({self.to}): no labels were given, so no type has markers. Pass types.")
-        return find_markers(self.by_feature, self.types)
+        return self.types
 
     def block(self, cells: slice, features: slice) -> Float32[np.ndarray, "cells features"]:
         """Dense values of these cells and features."""
@@ -86,14 +94,9 @@ class Profiles:
 
     def scores(self) -> dict[str, float]:
         """pseudobulk_pearson and, where types are known, pseudobulk_type_pearson (`translate.scoring.score_rna`)."""
-        found = {"pseudobulk_pearson": _pearson(*self.whole)}
+        found = {"pseudobulk_pearson": correlation(*self.whole)}
         if self.types is not None:
-            own = self.by_type - self.whole[:, None]
-            own[np.abs(own) <= 1e-6 * np.abs(self.whole[:, None])] = 0.0  # equal but for rounding
-            each = np.array([_pearson(*pair) for pair in own.swapaxes(0, 1)])
-            found["pseudobulk_type_pearson"] = (
-                float(np.mean(each[~np.isnan(each)])) if not np.isnan(each).all() else np.nan
-            )
+            found["pseudobulk_type_pearson"] = typical_profiles(self.by_type, self.whole)
         return found
 
 
@@ -125,7 +128,17 @@ class Points:
         self.pairs[0, here], self.pairs[1, here] = truth[at], prediction[at]
 
 
-def _pearson(truth: Float[np.ndarray, " features"], prediction: Float[np.ndarray, " features"]) -> float:
+def typical_profiles(
+    by_type: Float32[np.ndarray, "2 types features"], whole: Float32[np.ndarray, "2 features"]
+) -> float:
+    """Mean over types of `correlation` of the type's mean less that of all: truth in row 0, prediction in row 1."""
+    own = by_type - whole[:, None]
+    own[np.abs(own) <= 1e-6 * np.abs(whole[:, None])] = 0.0  # equal but for rounding
+    each = np.array([correlation(*pair) for pair in own.swapaxes(0, 1)])
+    return float(np.mean(each[~np.isnan(each)])) if not np.isnan(each).all() else float("nan")
+
+
+def correlation(truth: Float[np.ndarray, " features"], prediction: Float[np.ndarray, " features"]) -> float:
     """Pearson r; NaN where the truth is constant, 0 where only the prediction is: it knows nothing of what varies."""
     t, p = (values.astype(np.float64) - values.mean(dtype=np.float64) for values in (truth, prediction))
     if not t.any():

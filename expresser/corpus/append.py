@@ -193,7 +193,7 @@ def _clean(folder: Path) -> None:
 
 def _check(corpus: Corpus, done: Scattered, arguments: Arguments) -> None:
     if not done.cells:
-        raise InputError(no_cells(done, arguments.min_genes))
+        raise InputError(no_cells(done, arguments.min_genes, corpus.features))
     if corpus.manifest["dtypes"]["counts"] == "uint16" and done.most > UINT16_MAX:
         raise InputError(
             f"the largest count of the inputs is {done.most:,}, and {corpus.path} stores counts as uint16 (at most {UINT16_MAX:,}). "

@@ -233,7 +233,7 @@ def _fill(
     with Scatter(shop.folder, seed=arguments.seed, n_buckets=bucket_count(n_read), genes=genes) as scatter:
         done = Intake(shop, scatter, sources, jobs).run(workers=workers, seen=Seen(), progress=progress)
         if not done.cells:
-            raise InputError(no_cells(done, arguments.min_genes))
+            raise InputError(no_cells(done, arguments.min_genes, sources[0].features))
         with ObsWriter(folder / OBS, sources, arguments.obs_columns) as obs:
             for source, job, kept in zip(sources, jobs, done.kept):
                 obs.write(source, job.name, kept)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from expresser.errors import InputError
+from expresser.readable import counted
 
 REPAIRS = 10_000
 
@@ -47,7 +48,7 @@ def deal(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> di
     sides, names = list(shares), sorted(sizes)
     if len(names) < len(sides):
         raise InputError(
-            f"{len(names)} groups cannot be dealt to {len(sides)} sides ({', '.join(sides)}) as a whole: "
+            f"{counted(len(names), 'groups')} cannot be dealt to {len(sides)} sides ({', '.join(sides)}) as a whole: "
             f"{', '.join(names) or 'none'}. Split by another column, or ask for fewer sides."
         )
     cells = np.array([sizes[name] for name in names], np.int64)

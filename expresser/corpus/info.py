@@ -13,6 +13,7 @@ from expresser.corpus.labels import commonest, read_labels
 from expresser.corpus.manifest import canonical_json
 from expresser.corpus.staging import bytes_text
 from expresser.corpus.store import Corpus
+from expresser.readable import counted
 
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 _REASONS = ("empty", "few genes", "duplicates", "not chosen")
@@ -112,14 +113,16 @@ def info_text(info: dict[str, Any]) -> str:
     lines = [
         f"corpus    {info['path']}",
         f"id        {info['corpus_id']}",
-        f"cells     {info['cells']:,} of {len(info['sources'])} sources, order by seed {info['seed']}",
+        f"cells     {info['cells']:,} of {counted(len(info['sources']), 'sources')}, order by seed {info['seed']}",
         f"{word:<10}{info['genes']:,}",
         f"non-zero  {info['nnz']:,} ({info['density']:.1%}), {info['nnz'] / info['cells']:,.0f} a cell",
-        f"on disk   {bytes_text(info['bytes'])} in {info['shards']} shards, {info['bytes_per_cell']:,.0f} bytes a cell, "
+        f"on disk   {bytes_text(info['bytes'])} in {counted(info['shards'], 'shards')}, {info['bytes_per_cell']:,.0f} bytes a cell, "
         f"counts as {info['dtypes']['counts']}",
     ]
-    reasons = ", ".join(f"{cells:,} {why}" for why, cells in info["dropped"].items())
-    lines.append(f"dropped   {sum(info['dropped'].values()):,} of {info['cells_read']:,} cells read: {reasons}")
+    reasons = ", ".join(f"{cells:,} {why.replace('genes', word)}" for why, cells in info["dropped"].items())
+    lines.append(
+        f"dropped   {sum(info['dropped'].values()):,} of {counted(info['cells_read'], 'cells')} read: {reasons}"
+    )
     if origin := info.get("derived_from"):
         lines.append(f"from      {origin_text(origin)}")
     lines += [f"appended  {line}" for line in appended_lines(info)]
@@ -130,9 +133,11 @@ def info_text(info: dict[str, Any]) -> str:
         )
     for column, values in info["obs"].items():
         few = ", ".join(f"{value} {cells:,}" for value, cells in info["commonest"][column][:3])
-        lines.append(f"obs       {column}: {values['values']:,} values, {values['missing']:,} cells without ({few})")
+        without = counted(values["missing"], "cells")
+        lines.append(f"obs       {column}: {counted(values['values'], 'values')}, {without} without ({few})")
     lines.append("")
-    head = ("source", "cells", *info["dropped"], word, "counts kept", "median depth", f"median {word}")
+    dropped = [why.replace("genes", word) for why in info["dropped"]]
+    head = ("source", "cells", *dropped, word, "counts kept", "median depth", f"median {word}")
     if info["appended"]:
         head += ("appended",)
     rows = [head, *(_row(source, info) for source in info["sources"])]
@@ -160,7 +165,7 @@ def appended_lines(info: dict[str, Any]) -> list[str]:
     """Each append in a line; of a split or subset, those of the corpus it comes from."""
     where = " (to the corpus this one comes from)" if info.get("derived_from") else ""
     return [
-        f"{number}: {', '.join(part['inputs'])} ({part['cells']:,} cells){where}"
+        f"{number}: {', '.join(part['inputs'])} ({counted(part['cells'], 'cells')}){where}"
         for number, part in enumerate(info["appended"], start=1)
     ]
 

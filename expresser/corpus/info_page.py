@@ -11,6 +11,7 @@ from expresser.corpus.histograms import Histogram
 from expresser.corpus.info import appended_lines, histogram_of
 from expresser.corpus.staging import bytes_text
 from expresser.plots import COLOURS, svg
+from expresser.readable import counted
 from expresser.report import Figure, Section, Table, provenance, write_report
 
 
@@ -40,7 +41,7 @@ def info_page(info: dict[str, Any], path: Path) -> Path:
 def _cells(info: dict[str, Any]) -> Section:
     text = (
         f"{info['nnz']:,} non-zero counts ({info['density']:.1%} of cells x {info['features']}), {info['bytes_per_cell']:,.0f} bytes "
-        f"a cell in {info['shards']} shards. Counts are raw, over the vocabulary; bins are logarithmic."
+        f"a cell in {counted(info['shards'], 'shards')}. Counts are raw, over the vocabulary; bins are logarithmic."
     )
     quantiles = pd.DataFrame({"counts": info["depth"], info["features"]: info["genes_per_cell"]}).T
     figures = tuple(
@@ -76,7 +77,7 @@ def _sources(info: dict[str, Any]) -> Section:
         {
             "source": source["name"],
             "cells": source["cells"],
-            **{f"dropped: {why}": source["dropped"].get(why) for why in info["dropped"]},
+            **{f"dropped: {why.replace('genes', word)}": source["dropped"].get(why) for why in info["dropped"]},
             word: source["genes"],
             "counts kept": source["counts_kept"],
             "median counts": source["median_depth"],
@@ -86,9 +87,9 @@ def _sources(info: dict[str, Any]) -> Section:
         for source in info["sources"]
     )
     text = (
-        "Counts kept is the share of a file's counts that belong to genes of the vocabulary. Of "
+        f"Counts kept is the share of a file's counts that belong to {word} of the vocabulary. Of "
         f"{info['cells_read']:,} cells read, {sum(info['dropped'].values()):,} were dropped: "
-        + ", ".join(f"{cells:,} {why}" for why, cells in info["dropped"].items())
+        + ", ".join(f"{cells:,} {why.replace('genes', word)}" for why, cells in info["dropped"].items())
         + "."
     )
     if info["appended"]:

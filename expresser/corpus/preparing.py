@@ -12,7 +12,7 @@ from expresser.corpus.assembling import Scattered
 from expresser.corpus.duplicates import check_deduplicate
 from expresser.corpus.packing import UINT32_MAX
 from expresser.corpus.shuffle import bucket_count
-from expresser.corpus.source import Source
+from expresser.corpus.source import Features, Source
 from expresser.corpus.workers import Job
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
@@ -163,11 +163,11 @@ def check_numbers(n_cells: int, n_sources: int) -> None:
         )
 
 
-def no_cells(done: Scattered, min_genes: int) -> str:
+def no_cells(done: Scattered, min_genes: int, features: Features) -> str:
     """What to tell of inputs that leave nothing."""
     account = "; ".join(
         f"{entry['name']}: {entry['dropped']['empty']:,} of {entry['cells_read']:,} cells empty, "
-        f"{entry['dropped']['few genes']:,} with fewer than {min_genes} genes of the vocabulary"
+        f"{entry['dropped']['few genes']:,} with fewer than {min_genes} {features} of the vocabulary"
         for entry in done.entries[:5]
     )
-    return f"no cell is left ({account}). Lower min_genes, or give cells with counts in genes of the vocabulary."
+    return f"no cell is left ({account}). Lower min_genes, or give cells with counts in {features} of the vocabulary."

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from expresser.corpus.manifest import MANIFEST, read_manifest
+from expresser.corpus.manifest import MANIFEST, features_of, read_manifest
 from expresser.corpus.places import HUB_NAME
 from expresser.corpus.store import check_sizes
 from expresser.errors import InputError
@@ -15,12 +15,12 @@ from expresser.errors import InputError
 _CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
     """---
 license: other
-tags: [single-cell, scrna-seq, expresser]
+tags: [single-cell, {{ "scatac-seq" if features == "regions" else "scrna-seq" }}, expresser]
 configs:
 - config_name: default
   data_files: cells-*.arrow
 ---
-# Corpus of {{ "{:,}".format(cells) }} cells x {{ "{:,}".format(genes) }} genes
+# Corpus of {{ "{:,}".format(cells) }} cells x {{ "{:,}".format(genes) }} {{ features }}
 
 Raw counts as memory-mapped Arrow shards, rows in a seeded random order over all sources. Id `{{ corpus_id }}`.
 
@@ -91,6 +91,7 @@ def dataset_card(manifest: dict[str, Any], repo: str) -> str:
         repo=repo,
         cells=manifest["cells"],
         genes=manifest["genes"]["n"],
+        features=features_of(manifest),
         corpus_id=manifest["corpus_id"],
         sources=manifest["sources"][:50],
     )

@@ -18,6 +18,7 @@ from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.gene_tables import open_text
 from expresser.genes import GeneVocab
+from expresser.readable import counted
 from expresser.region_vocab import RegionVocab
 
 # The seed of a corpus's own order and this one must not give the same keys, though either would be an honest sample.
@@ -167,9 +168,11 @@ def read_names(path: Path, vocab: GeneVocab) -> Int64[np.ndarray, " genes"]:
         tokens = np.where(tokens >= 0, tokens, by_symbol)
     found = np.unique(tokens[tokens >= 0])
     if not len(found):
+        things, way = "genes", "Name genes by Ensembl id or symbol."
+        if isinstance(vocab, RegionVocab):
+            things, way = "regions", "Name regions as chr1:100-200, of the corpus's build."
         raise InputError(
-            f"{path}: none of its {len(names):,} genes ({', '.join(map(repr, names[:5]))}, …) is in the corpus's "
-            f"vocabulary of {len(vocab):,}, which begins with {', '.join(map(repr, vocab.ids[:3]))}. "
-            "Name genes by Ensembl id or symbol, regions of ATAC as chr1:100-200."
+            f"{path}: none of its {counted(len(names), things)} ({', '.join(map(repr, names[:5]))}, …) is in the corpus's "
+            f"vocabulary of {len(vocab):,}, which begins with {', '.join(map(repr, vocab.ids[:3]))}. {way}"
         )
     return found

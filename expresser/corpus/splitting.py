@@ -18,6 +18,7 @@ from expresser.corpus.shards import CountBatch
 from expresser.corpus.staging import staged
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
+from expresser.readable import counted
 
 Missing = Literal["refuse", "train", "drop", "own-group"]
 UNLABELLED = "(no label)"
@@ -160,7 +161,8 @@ def _write(
 def report_text(report: SplitReport, out: Path) -> str:
     """A split for reading; a warning where sides share cells."""
     lines = [
-        f"{out / side}: {cells:,} cells ({report.shares[side]:.1%}) in {report.groups[side]:,} groups of {report.by}"
+        f"{out / side}: {counted(cells, 'cells')} ({report.shares[side]:.1%}) in "
+        f"{counted(report.groups[side], 'groups')} of {report.by}"
         for side, cells in report.cells.items()
     ]
     if report.unlabelled:
@@ -176,4 +178,4 @@ def report_text(report: SplitReport, out: Path) -> str:
 
 
 def _shared_text(found: Shared) -> str:
-    return f"{found.cells:,} cells ({found.keys:,} distinct)" if found.cells else "none"
+    return f"{counted(found.cells, 'cells')} ({found.keys:,} distinct)" if found.cells else "none"

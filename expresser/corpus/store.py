@@ -20,6 +20,7 @@ from expresser.corpus.shards import CountBatch, schema
 from expresser.corpus.source import Features
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.readable import counted
 from expresser.region_vocab import RegionVocab
 
 __all__ = ["Corpus", "CountBatch"]
@@ -58,13 +59,14 @@ class Corpus:
         manifest = read_manifest(folder)
         if check:
             check_sizes(folder, manifest)
-        kind = RegionVocab if features_of(manifest) == "regions" else GeneVocab
+        features = features_of(manifest)
+        kind = RegionVocab if features == "regions" else GeneVocab
         vocab = kind.load(folder / manifest["genes"]["file"])
         if vocab.sha256 != manifest["genes"]["vocab_sha256"]:
             raise InputError(
                 f"{folder / manifest['genes']['file']}: not the vocabulary this corpus was built with (sha256 "
                 f"{vocab.sha256[:12]}…, the manifest has {manifest['genes']['vocab_sha256'][:12]}…). "
-                "Token ids would name other genes: build or copy the corpus again."
+                f"Token ids would name other {features}: build or copy the corpus again."
             )
         batches = [batch for entry in manifest["shards"] for batch in _map_shard(folder, manifest, entry, check=check)]
         return cls(folder, manifest, vocab, batches)
@@ -79,8 +81,8 @@ class Corpus:
 
     def __repr__(self) -> str:
         return (
-            f"Corpus({str(self.path)!r}: {self.n_cells:,} cells of {len(self.manifest['sources'])} sources, "
-            f"{len(self.vocab):,} genes, {self.manifest['nnz']:,} non-zero counts, id {self.corpus_id[:12]})"
+            f"Corpus({str(self.path)!r}: {counted(self.n_cells, 'cells')} of {counted(len(self.manifest['sources']), 'sources')}, "
+            f"{len(self.vocab):,} {self.features}, {self.manifest['nnz']:,} non-zero counts, id {self.corpus_id[:12]})"
         )
 
     @cached_property

@@ -17,6 +17,7 @@ from expresser.corpus.history import leftovers
 from expresser.corpus.labels import labels_sha256, read_labels
 from expresser.corpus.manifest import features_of, read_manifest
 from expresser.corpus.shards import ContentDigest, CountBatch, from_arrow
+from expresser.corpus.source import Features
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
@@ -124,10 +125,11 @@ def _check_file(folder: Path, entry: dict[str, Any], told: _Bytes) -> Fault | No
 
 
 def _check_vocabulary(folder: Path, manifest: dict[str, Any]) -> list[Fault]:
-    kind = RegionVocab if features_of(manifest) == "regions" else GeneVocab
+    features = features_of(manifest)
+    kind = RegionVocab if features == "regions" else GeneVocab
     vocab = kind.load(folder / manifest["genes"]["file"])
     if (vocab.sha256, len(vocab)) != (manifest["genes"]["vocab_sha256"], manifest["genes"]["n"]):
-        return [Fault(manifest["genes"]["file"], "holds other genes than the manifest says")]
+        return [Fault(manifest["genes"]["file"], f"holds other {features} than the manifest says")]
     return []
 
 
@@ -154,6 +156,7 @@ def _check_rows(folder: Path, manifest: dict[str, Any], progress: Progress | Non
 
 def _check_shard(path: Path, entry: dict[str, Any], manifest: dict[str, Any], digest: ContentDigest) -> Iterator[Fault]:
     rows, nnz, met = 0, 0, set()
+    features = features_of(manifest)
     try:
         with pa.memory_map(str(path)) as file:
             for record in pa.ipc.open_stream(file):
@@ -165,9 +168,9 @@ def _check_shard(path: Path, entry: dict[str, Any], manifest: dict[str, Any], di
                 batch = from_arrow(table)
                 counts = from_arrow(table.set_column(3, "genes", table.column("counts")))
                 if (batch.lengths != counts.lengths).any():
-                    yield Fault(path.name, f"a cell in rows {rows:,} … has not as many counts as genes")
+                    yield Fault(path.name, f"a cell in rows {rows:,} … has not as many counts as {features}")
                     return
-                for law, broken in _laws(batch, manifest["genes"]["n"], len(manifest["sources"])):
+                for law, broken in _laws(batch, manifest["genes"]["n"], len(manifest["sources"]), features):
                     if broken.any() and law not in met:
                         met.add(law)
                         at = int(np.argmax(broken))
@@ -184,16 +187,19 @@ def _check_shard(path: Path, entry: dict[str, Any], manifest: dict[str, Any], di
         )
 
 
-def _laws(batch: CountBatch, n_genes: int, n_sources: int) -> list[tuple[str, Bool[np.ndarray, " cells"]]]:
+def _laws(
+    batch: CountBatch, n_genes: int, n_sources: int, features: Features = "genes"
+) -> list[tuple[str, Bool[np.ndarray, " cells"]]]:
     """(law, rows that break it)."""
+    one = features.removesuffix("s")
     if (empty := batch.lengths == 0).any():
-        return [("no non-zero gene: a corpus holds no empty cell", empty)]
+        return [(f"no non-zero {one}: a corpus holds no empty cell", empty)]
     starts = batch.offsets[:-1]
     rising = np.diff(batch.genes.astype(np.int64), prepend=-1) > 0
     rising[starts] = True
     return [
-        ("genes do not strictly rise", ~np.logical_and.reduceat(rising, starts)),
-        (f"a gene id beyond the vocabulary's {n_genes:,}", np.maximum.reduceat(batch.genes, starts) >= n_genes),
+        (f"{features} do not strictly rise", ~np.logical_and.reduceat(rising, starts)),
+        (f"a {one} id beyond the vocabulary's {n_genes:,}", np.maximum.reduceat(batch.genes, starts) >= n_genes),
         ("a stored zero", np.minimum.reduceat(batch.counts, starts) == 0),
         ("total is not the sum of counts", np.add.reduceat(batch.counts, starts, dtype=np.int64) != batch.total),
         (f"a source beyond the manifest's {n_sources}", batch.source >= n_sources),

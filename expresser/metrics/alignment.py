@@ -19,8 +19,9 @@ def foscttm(
     of both directions: ``foscttm(a, b).mean()``. It counts strictly closer cells; here a tie counts one half, the same
     where there is none, so that an embedding that has collapsed to one point gets 0.5 and not a perfect 0.
 
-    Distances are computed some rows at a time (`budget_mb` of them) in float64, from differences: equal cells have equal
-    distances. Time grows with the square of the cells: 10,000 cells x 16 take some seconds.
+    Distances are computed once for both directions, some rows of `a` at a time (`budget_mb` of them), in float64 and from
+    differences: equal cells have equal distances, and no tolerance is needed. Time grows with the square of the cells:
+    10,000 cells x 25 take about 2 seconds of one thread.
     """
     _check(a, b, same_width=True)
     n = len(a)
@@ -28,15 +29,16 @@ def foscttm(
         raise InputError(f"FOSCTTM of {n} cells: a cell needs others to be compared with. Give at least two cells.")
     a, b = a.astype(np.float64), b.astype(np.float64)
     rows = max(1, int(budget_mb * 2**20 / (8 * n)))
-    share = np.empty((2, n))
-    for side, (here, there) in enumerate(((a, b), (b, a))):
-        for first in range(0, n, rows):
-            distance = cdist(here[first : first + rows], there, "sqeuclidean")
-            cell = np.arange(len(distance))
-            own = distance[cell, first + cell][:, None]
-            closer = (distance < own).sum(axis=1) + ((distance == own).sum(axis=1) - 1) / 2.0
-            share[side, first : first + rows] = closer / (n - 1)
-    return share
+    own = np.array([cdist(x, y, "sqeuclidean")[0, 0] for x, y in zip(a[:, None], b[:, None])])
+    # Twice the number of closer cells: 2 where closer, 1 where as close, the cell itself always as close.
+    twice = np.full((2, n), -1, dtype=np.int64)
+    for first in range(0, n, rows):
+        here = slice(first, first + rows)
+        distance = cdist(a[here], b, "sqeuclidean")
+        for side, mine, axis in ((0, own[here, None], 1), (1, own[None], 0)):
+            twice[side, here if axis else slice(None)] += np.count_nonzero(distance < mine, axis=axis)
+            twice[side, here if axis else slice(None)] += np.count_nonzero(distance <= mine, axis=axis)
+    return twice / (2.0 * (n - 1))
 
 
 def closest_jaccard(

@@ -1,4 +1,4 @@
-"""Whether clusters of an embedding are the known cell types: neighbour graphs, Leiden or Louvain over a grid, ARI, NMI, silhouette."""
+"""Whether clusters of an embedding are the known cell types: neighbour graphs, clusters over a grid, ARI, AMI, NMI, silhouette."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped
 from scipy import sparse
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    normalized_mutual_info_score,
+    silhouette_score,
+)
 from sklearn.neighbors import NearestNeighbors
 
 from expresser.errors import InputError
@@ -66,18 +71,6 @@ def communities(
         yield np.array(found.membership, dtype=np.int64)
 
 
-def cluster_grid(
-    x: Float[np.ndarray, "cells dim"],
-    *,
-    k: int = NEIGHBOURS,
-    resolutions: Sequence[float] = RESOLUTIONS,
-    method: Method = "leiden",
-    seed: int = 0,
-) -> dict[float, Clusters]:
-    """Clusters of the cells at each resolution."""
-    return dict(zip(resolutions, communities(neighbour_graph(x, k), resolutions, method=method, seed=seed)))
-
-
 def cluster_scores(
     x: Float[np.ndarray, "cells dim"],
     labels: Sequence[str] | Shaped[np.ndarray, " labels"],
@@ -91,7 +84,7 @@ def cluster_scores(
 
     Returns
     -------
-    ari, nmi, n_clusters, resolution
+    ari, ami, nmi, n_clusters, resolution
         At equal numbers: of the clustering whose number of clusters is nearest to the number of types (the coarser of two as
         near), among the grid and, where it steps over that number, six resolutions between. Agreement has no say in it.
     ari_best, nmi_best
@@ -127,6 +120,7 @@ def cluster_scores(
     rows = _some(len(x), SILHOUETTE_CELLS, seed)
     return {
         "ari": float(adjusted_rand_score(codes, equal)),
+        "ami": float(adjusted_mutual_info_score(codes, equal)),
         "nmi": float(normalized_mutual_info_score(codes, equal)),
         "n_clusters": _count(equal),
         "resolution": float(resolution),

@@ -12,11 +12,14 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 from scipy import sparse
 
+from expresser.errors import InputError
 from expresser.regions import Regions
 from translate.align import align_peaks, peaks_onto
 from translate.genomes import check_genome
 from translate.peaks import open_cells, peak_filter
 from translate.study import DataWarning, Measured
+
+_CELLS = 4096  # looked at at once
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class AtacRecipe:
     share_of: Literal["cells", "commonest_peak"] = "cells"
     min_share: float = 0.0  # of all training cells, beside min_cells
     merge: bool = True  # join peaks of a file that overlap
+    n_top_peaks: int | None = None  # only so many, those of the greatest sum of TF-IDF over training cells; None: all
 
 
 class EmptyChromosomeWarning(DataWarning):
@@ -77,7 +81,12 @@ class AtacInput:
         )
         _say_empty(measured.name, regions, keep, recipe)
         left_out = {"merged": len(given) - len(regions)} | {k: v for k, v in reasons.items() if k != "kept"}
-        return cls(recipe, regions.take(np.flatnonzero(keep)), build, left_out)
+        kept = regions.take(np.flatnonzero(keep))
+        if recipe.n_top_peaks is not None:
+            top = _telling(measured, kept, cells, recipe.n_top_peaks)
+            left_out["not_telling"] = len(kept) - len(top)
+            kept = kept.take(top)
+        return cls(recipe, kept, build, left_out)
 
     def align(self, measured: Measured) -> sparse.csr_matrix:
         """0/1 (float32) over these peaks: a file's own columns where it has them all, else re-pooled by logical or.
@@ -137,6 +146,24 @@ class AtacInput:
             end=np.asarray(arrays["end"], dtype=np.int64),
         )
         return cls(AtacRecipe(**settings["recipe"]), regions, settings["genome"], dict(settings["left_out"]))
+
+
+def _telling(
+    measured: Measured, regions: Regions, cells: Int64[np.ndarray, " training"], n: int
+) -> Int64[np.ndarray, " peaks"]:
+    """The n peaks of the greatest TF-IDF summed over these cells, ascending; of equal ones the first.
+
+    TF: 1 / open peaks of the cell; IDF: ln(1 + cells / cells in which the peak is open).
+    """
+    if n < 1:
+        raise InputError(f"ATAC: n_top_peaks is {n}; a model needs one peak at least (None: all).")
+    sums, opened = np.zeros(len(regions)), np.zeros(len(regions))
+    for start in range(0, len(cells), _CELLS):
+        some = align_peaks(measured.take(cells[start : start + _CELLS]).loaded(), regions)
+        sums += some.T @ (1 / np.maximum(np.diff(some.indptr), 1))
+        opened += np.bincount(some.indices, minlength=len(regions))
+    value = sums * np.log1p(len(cells) / np.maximum(opened, 1))
+    return np.sort(np.argsort(-value, kind="stable")[:n]).astype(np.int64)
 
 
 def _say_empty(where: str, regions: Regions, keep: Bool[np.ndarray, " peaks"], recipe: AtacRecipe) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from jaxtyping import Bool, Float32, Float64, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.threads import kept_threads
 from translate.align import align_genes, take_columns
 from translate.preprocess.quantiles import Values, quantiles
 from translate.study import Measured
@@ -29,6 +31,7 @@ class RnaRecipe:
     log: bool = True
     scale: bool = True
     clip: float = 0.005  # share of all entries below the lower and above the upper bound; 0: no clipping
+    n_top_genes: int | None = None  # the most variable among training cells (scanpy's seurat), so many; None: all
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +56,17 @@ class RnaInput:
         """From these cells, less those the recipe's filter drops; the order of cells and genes does not matter.
 
         Genes: on autosomes where places are known (half the genes or more: one of unknown place is left out; fewer:
-        it stays). Deviations have ddof 1, and where one is 0 it is 1. The bounds are exact percentiles over cells x
-        genes, zeros included; where both are 0 nothing is clipped. Memory beside the counts: 4 million entries' worth.
+        it stays); with n_top_genes, the most variable of these, and totals are over them. Deviations have ddof 1, and
+        where one is 0 it is 1. The bounds are exact percentiles over cells x genes, zeros included; where both are 0 nothing
+        is clipped. Memory beside the counts: 4 million entries' worth.
         """
         columns, left_out = _genes(measured.var, recipe)
         cells = cells[np.argsort(measured.obs.index.to_numpy(dtype=object)[cells], kind="stable")]
         counts = take_columns(measured.matrix, columns, cells)
+        if recipe.n_top_genes is not None:
+            top = variable_genes(counts, recipe.n_top_genes)
+            left_out["genes_not_variable"] = len(columns) - len(top)
+            columns, counts = columns[top], counts[:, top]
         var = measured.var.iloc[columns]
         expressed = np.diff(counts.indptr)
         kept = _kept(expressed, recipe)
@@ -212,6 +220,25 @@ def _genes(var: pd.DataFrame, recipe: RnaRecipe) -> tuple[Int64[np.ndarray, " ge
         "genes_of_unknown_place": int((~known & ~kept).sum()),
     }
     return order[kept[order]], left_out
+
+
+def variable_genes(counts: sparse.csr_matrix, n: int) -> Int64[np.ndarray, " genes"]:
+    """Columns of the n most variable genes, ascending; all where there are no more.
+
+    By dispersion in bins of mean expression (Satija et al. 2015), of ln(1 + counts brought to the median total).
+    """
+    if n < 1:
+        raise InputError(f"RNA: n_top_genes is {n}; a model needs one gene at least (None: all).")
+    if n >= counts.shape[1]:
+        return np.arange(counts.shape[1], dtype=np.int64)
+    import scanpy as sc  # here, since who takes all genes should not wait for its import
+
+    totals = _libraries(counts)
+    scale = np.median(totals[totals > 0] if totals.any() else [1.0]) / np.maximum(totals, 1)
+    x = sparse.csr_matrix(sparse.diags_array(scale.astype(np.float32)) @ counts).log1p()
+    with kept_threads():
+        found = sc.pp.highly_variable_genes(AnnData(x), n_top_genes=n, flavor="seurat", inplace=False)
+    return np.flatnonzero(found["highly_variable"].to_numpy()).astype(np.int64)
 
 
 def _kept(expressed: np.ndarray, recipe: RnaRecipe) -> Bool[np.ndarray, " cells"]:

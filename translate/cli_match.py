@@ -1,0 +1,101 @@
+"""``expresser translate match``: which ATAC cell is which RNA cell's, by the latents of a model."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from expresser.commands import progress_bar
+from expresser.errors import InputError
+
+Model = Annotated[str, tyro.conf.Positional]
+
+
+def match(
+    model: Model,
+    *,
+    rna: str,
+    atac: str,
+    out: Path,
+    space: Literal["rna", "atac"] | None = None,
+    k: int = 1,
+    mutual: bool = False,
+    one_to_one: bool = False,
+    layer: str | None = None,
+    budget_mb: float = 256.0,
+) -> None:
+    """Match cells of RNA to cells of ATAC by their distance in a latent of the model.
+
+    Without --mutual and --one-to-one every RNA cell gets its nearest ATAC cells, and one ATAC cell may be many cells' nearest.
+    Where names of cells are in both files it is said how well these are found again.
+
+    Example: expresser translate match runs/babel --rna rna.h5ad --atac atac.h5ad --mutual --out matches.tsv
+
+    Args:
+        model: Folder of a fit or a model, or hub id (org/name, org/name@revision), of a system with a latent for both.
+        rna: Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder.
+        atac: Counts or 0/1 of peaks, of the same cells or others.
+        out: Table, tab-separated, a row a match: rna, atac (names of cells), distance (squared Euclidean), rank (1: the nearest
+            ATAC cell of the RNA cell), mutual (the RNA cell is also among the k nearest of the ATAC cell).
+        space: In whose latent. Without it, the first that the system has.
+        k: ATAC cells for each RNA cell.
+        mutual: Keep only matches that are mutual.
+        one_to_one: No cell twice. Of up to 4 million possible pairs the least sum of distances, of more the nearest first.
+        layer: Where the raw counts are: a layer's name or "raw", of both files, or of some: rna=counts. Without it, X.
+        budget_mb: Memory for distances, in MiB.
+    """
+    from expresser.atomic import replaced
+    from translate.asking import matched
+    from translate.matching import match_cells, paired_by_name
+    from translate.origin import layers
+    from translate.reading import read_measured
+    from translate.terminal import notes, on_fastest, prove_out
+    from translate.translator import Translator
+
+    if one_to_one and (k != 1 or mutual):
+        raise InputError("--one-to-one gives each cell one match: leave --k and --mutual out.")
+    if budget_mb <= 0:
+        raise InputError(f"--budget-mb {budget_mb:g}: give some memory, such as 256.")
+    prove_out(out, Path(rna), Path(atac))
+    with progress_bar("match") as report, notes():
+        report(0, None, "reading")
+        translator = on_fastest(Translator.load(model))
+        where = _space(translator, space)
+        of = layers(layer)
+        given: dict[Any, Any] = {}
+        paths: tuple[tuple[Any, str], ...] = (("rna", rna), ("atac", atac))
+        for modality, path in paths:
+            own = of.get(modality) if isinstance(of, dict) else of
+            given[modality] = read_measured(path, modality, layer=own)
+        report(0, None, "encoding")
+        latents = {m: translator.latents(measured, source=m, to=where) for m, measured in given.items()}
+        found, how = match_cells(
+            latents["rna"], latents["atac"], k=k, mutual=mutual, alone=one_to_one, budget_mb=budget_mb, say=report
+        )
+        names = given["rna"].obs.index, given["atac"].obs.index
+        with replaced(out) as part:
+            found.frame(*names).to_csv(part, sep="\t", index=False, float_format="%.9g")
+        report(0, None, "cells of one name")
+        said = paired_by_name(latents["rna"], latents["atac"], *names, found, budget_mb=budget_mb)
+    for modality, measured in given.items():
+        print(matched(translator, measured, modality))
+    print(
+        f"{len(found.rna):,} matches of {len(names[0]):,} RNA and {len(names[1]):,} ATAC cells in {out} ({how}; latent of {where})"
+    )
+    if said is not None:
+        print(said)
+
+
+def _space(translator: Any, space: str | None) -> Any:
+    """The latent to match in."""
+    known = translator.system.spaces()
+    if not known:
+        raise InputError(
+            f"match: {translator.name} has no latent in which cells of RNA and of ATAC can be compared. Choose a system that has, "
+            "such as babel with config.shared."
+        )
+    if space is not None and space not in known:
+        raise InputError(
+            f"--space {space}: {translator.name} compares cells in the latent of {' and of '.join(known)}."
+        )
+    return known[0] if space is None else space
