@@ -66,6 +66,7 @@ def simulate_multiome_command(
     *,
     out: Path,
     cells: int = 2000,
+    alone: int = 0,
     genes: int = 3000,
     peaks: int = 20_000,
     types: int = 10,
@@ -81,10 +82,12 @@ def simulate_multiome_command(
     """Simulate RNA and open chromatin of the same cells, with known states, rates and peak-gene links.
 
     Example: expresser simulate multiome --cells 5000 --out simulated
+    Example: expresser simulate multiome --cells 500 --alone 2000 --out simulated
 
     Args:
         out: Folder for rna.h5ad and atac.h5ad (counts, and the truth in obs, var, obsm, varm and uns).
-        cells: Number of cells.
+        cells: Number of cells that have both.
+        alone: Number of cells more that have RNA alone (rna_only.h5ad), and as many others ATAC alone (atac_only.h5ad).
         genes: Number of genes.
         peaks: Number of peaks.
         types: Number of cell types.
@@ -97,10 +100,14 @@ def simulate_multiome_command(
         binary: 1 for an open peak, no counts of cut sites.
         seed: One seed, one data set.
     """
-    from expresser.simulate import simulate_multiome
+    from expresser.atomic import replaced
+    from expresser.errors import InputError
+    from expresser.simulate import Multiome, simulate_multiome
 
+    if alone < 0:
+        raise InputError(f"--alone is {alone}: give a number of cells, 0 for none.")
     made = simulate_multiome(
-        n_cells=cells,
+        n_cells=cells + 2 * alone,
         n_genes=genes,
         n_peaks=peaks,
         n_types=types,
@@ -113,8 +120,12 @@ def simulate_multiome_command(
         binary=binary,
         seed=seed,
     )
-    made.write(out)
+    Multiome(made.rna[:cells].copy(), made.atac[:cells].copy()).write(out)
     print(f"{cells:,} cells x {genes:,} genes in {out / 'rna.h5ad'}, x {peaks:,} peaks in {out / 'atac.h5ad'}")
+    for name, adata, first in (("rna_only", made.rna, cells), ("atac_only", made.atac, cells + alone)) if alone else ():
+        with replaced(out / f"{name}.h5ad") as part:
+            adata[first : first + alone].copy().write_h5ad(part)
+        print(f"{alone:,} cells more in {out / f'{name}.h5ad'}")
 
 
 def simulate_cite_command(

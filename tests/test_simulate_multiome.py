@@ -496,3 +496,17 @@ def test_a_whole_annotation_fits() -> None:
     one = simulate_multiome(n_cells=500, n_genes=34_861, n_peaks=223_897)
     assert len(one.links) > 130_000
     assert 0.03 < one.atac.X.nnz / np.prod(one.atac.shape) < 0.05
+
+
+def test_cells_of_one_modality_are_others_of_the_same_simulation(tmp_path: Path, capsys) -> None:
+    size = ["--genes", "60", "--peaks", "400", "--types", "3", "--seed", "5"]
+    SIMULATE.run(["multiome", "--cells", "30", "--alone", "20", "--out", str(tmp_path / "some"), *size])
+    SIMULATE.run(["multiome", "--cells", "70", "--out", str(tmp_path / "all"), *size])
+    assert "20 cells more in" in capsys.readouterr().out
+    for modality, first in (("rna", 30), ("atac", 50)):
+        whole = anndata.read_h5ad(tmp_path / "all" / f"{modality}.h5ad")
+        for name, cells in ((modality, slice(0, 30)), (f"{modality}_only", slice(first, first + 20))):
+            part = anndata.read_h5ad(tmp_path / "some" / f"{name}.h5ad")
+            assert part.obs_names.tolist() == whole.obs_names[cells].tolist()
+            assert (part.X != whole[cells].X).nnz == 0
+    assert not (tmp_path / "all" / "rna_only.h5ad").exists()
