@@ -5,11 +5,12 @@ all pairs of a peak and a gene within a window of its transcription start, and s
 measured values and of measured ATAC with predicted RNA, and products of the first with the distance. Score: area under the
 precision-recall curve over all pairs (a random ranking scores the share of linked pairs), and the mean AUROC over genes, which
 compares the peaks of one gene only. Both are also given without promoters, and without distance: each link beside five peaks
-of the same kind that are linked to genes of other chromosomes ("matched"). Simulated genes lie far apart and nearly all peaks
-near a gene are its own, so distance alone is close to perfect in a window: what a model adds shows in the matched pairs. One
-JSON object a line. Example:
+of the same kind that are linked to genes of other chromosomes ("matched"). Where peaks are few for the genes nearly all peaks
+near a gene are its own, so distance alone is close to perfect; with many, as in the second example, a gene has as many peaks
+near it that are not. One JSON object a line. Examples:
 
     python scripts/bench_perturb.py --cells 2000 --genes 3000 --peaks 20000 --targets 300 --examined 200 --threads 1
+    python scripts/bench_perturb.py --genes 1000 --peaks 60000 --rna-depth 1000 --window 100000 --targets 150 --examined 60
 """
 
 import argparse
@@ -95,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=3000)
     parser.add_argument("--peaks", type=int, default=20_000)
     parser.add_argument("--depth", type=float, default=None, help="fragments in peaks of a median cell")
+    parser.add_argument("--rna-depth", type=float, default=None, help="counts of a median cell")
     parser.add_argument("--targets", type=int, default=300, help="genes explained, drawn from those with links")
     parser.add_argument("--examined", type=int, default=200, help="cells attributed in")
     parser.add_argument("--steps", type=int, default=20)
@@ -111,7 +113,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     rng = np.random.default_rng(given.seed)
     made = simulate_multiome(
-        n_cells=given.cells, n_genes=given.genes, n_peaks=given.peaks, atac_depth=given.depth, seed=given.seed
+        n_cells=given.cells,
+        n_genes=given.genes,
+        n_peaks=given.peaks,
+        rna_depth=given.rna_depth,
+        atac_depth=given.depth,
+        seed=given.seed,
     )
     study = read_study(rna=made.rna, atac=made.atac, check_pairing=False)
     config = configuration(given.system, "default", None)
