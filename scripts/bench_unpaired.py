@@ -62,6 +62,8 @@ class Job:
     pairs: float  # number of them, or the share that stays paired
     genes: int
     peaks: int
+    alone: int | None = None  # cells of each modality alone, where not ten times the pairs
+    most: int = 0  # pairs of the largest case
     changes: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
@@ -78,13 +80,16 @@ def jobs(given: argparse.Namespace) -> Iterator[Job]:
             for pairs in given.pairs if data == "curve" else (0,) if data == "none" else given.shares:
                 usual = ("scact", "scact:label_free", "babel") if data == "none" else PARTLY
                 for method in given.methods or usual:
-                    yield Job(data, method, seed, pairs, **size, changes=changes)
+                    more = {"alone": given.alone, "most": max(given.pairs)} if data == "curve" else {}
+                    yield Job(data, method, seed, pairs, **size, **more, changes=changes)
 
 
-def case_of(job: Job, most: int, alone: int | None) -> tuple[Case, Case | None]:
+def case_of(job: Job) -> tuple[Case, Case | None]:
     """What systems for unpaired cells are given; where nothing is paired, the same cells with their pairs besides."""
     if job.data == "curve":
-        return simulated(int(job.pairs), job.seed, most=most, genes=job.genes, peaks=job.peaks, alone=alone), None
+        return simulated(
+            int(job.pairs), job.seed, most=job.most, genes=job.genes, peaks=job.peaks, alone=job.alone
+        ), None
     if job.data == "none":
         return unpaired(job.seed, cells=2000, genes=job.genes, peaks=job.peaks)
     return bmmc("A", job.pairs, job.seed, pbmc=job.data == "bmmc_pbmc", granja=job.data == "bmmc_granja"), None
@@ -163,7 +168,7 @@ def main() -> None:
         which = (job.data, job.seed, job.pairs)
         if made[0] != which:
             made = (None, None)  # before the next is made
-            made = (which, case_of(job, max(given.pairs), given.alone))
+            made = (which, case_of(job))
         try:
             found = run(job, *made[1])
         except Exception as error:

@@ -322,6 +322,26 @@ def test_a_system_is_told_when_a_phase_begins_and_whether_it_was_begun_before(tm
     assert system.begun == [("second", False)]
 
 
+def test_a_phase_that_was_not_begun_when_the_fit_was_killed_is_begun_afresh(tmp_path, monkeypatch):
+    phases = [phase_of("first", epochs=2), phase_of("second", epochs=2)]
+    script = {"first": [1.0] * 2, "second": [1.0] * 2}
+    usual = Trainer._save
+
+    def killed(self, number, epoch, phase, *rest):
+        usual(self, number, epoch, phase, *rest)
+        if phase is None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_scripted(Scripted(**script), phases, tmp_path)
+    system = Scripted(**script)
+    trainer = run_scripted(system, phases, tmp_path)
+    assert system.begun == [("second", True)]
+    assert [(e["phase"], e["epoch"]) for e in trainer.log.entries] == [(p.name, i) for p in phases for i in range(2)]
+
+
 def test_a_part_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"moves \['three'\], but the parts are \['one', 'two'\]"):
         named_parameters(Scripted(), Player("p", ("three",), Optimizer()))

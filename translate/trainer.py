@@ -78,7 +78,9 @@ class Trainer:
         for number, phase in enumerate(phases):
             if saved is not None and number < saved.phase:
                 continue
-            here = saved if saved is not None and number == saved.phase else None
+            # At epoch 0 of a phase nothing of it is done: what was saved is the end of the phase before.
+            begun = saved is not None and number == saved.phase and saved.epoch > 0
+            here = saved if begun else None
             if not self._run_phase(number, phase, here):
                 self.finished = False
                 break
@@ -99,6 +101,7 @@ class Trainer:
         self.system.eval()
         with torch.no_grad():
             self.system.begin(phase, self.feed, self.train, fresh=saved is None)
+            self._agree()
         # Of the weights that the phase begins with, which `begin` may have set.
         mean = RunningMean(self.system, parts, phase.average) if phase.average is not None else None
         if mean is not None and saved is not None and saved.mean is not None:
@@ -276,6 +279,12 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             for gradient in gradients:
                 torch.distributed.all_reduce(gradient)
+
+    def _agree(self) -> None:
+        """All processes go on with the weights of the first: what each worked out may differ by rounding."""
+        if self.accelerator.num_processes > 1:
+            for value in self.system.state_dict().values():
+                torch.distributed.broadcast(value, src=0)
 
     def _total(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "sum") if self.accelerator.num_processes > 1 else value
