@@ -1,6 +1,7 @@
 """Integrated gradients of translators: they add up, are w x of a linear system, and agree with an integral done by hand."""
 
 import sys
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -215,6 +216,39 @@ def test_the_table_has_means_spreads_and_shares_of_every_group(babel, made):
         assert (rows["rank"].to_numpy() == np.arange(1, len(rows) + 1)).all()
         assert (np.diff(rows["attribution"].abs()) <= 0).all()
         assert (rows["cells"] == len(part)).all()
+
+
+def test_of_many_targets_one_is_in_memory_at_a_time(babel, made, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    table_of = attribution.attribution_table
+
+    def seen(translator, found, groups):
+        alive.add(found)
+        most.append(len(alive))
+        return table_of(translator, found, groups)
+
+    monkeypatch.setattr(attribution, "attribution_table", seen)
+    targets = ["GENE004", "GENE017", "GENE008", "GENE020", "GENE004"]
+    table = attribute(babel, made["atac"][:30].copy(), targets, n_steps=2)
+    assert table["target"].unique().tolist() == targets[:4]
+    assert max(most) <= 2  # the one before may not be gone yet
+    assert len(most) == 4
+    (alone,) = integrated_gradients(
+        babel, toy_measured(made["atac"], "atac").take(np.arange(30)), ["GENE008"], to="rna", n_steps=2
+    )
+    whole = table[(table["target"] == "GENE008")]
+    mean = alone.mean[babel.var("atac").index.get_indexer(whole["feature"])]
+    np.testing.assert_allclose(whole["attribution"], mean, atol=1e-7)
+    np.testing.assert_allclose(alone.without_cells().mean, alone.mean, rtol=1e-6)
+
+
+def test_leaving_off_between_two_targets_leaves_the_network_as_it_was(babel, made):
+    found = attribution.each_attribution(
+        babel, toy_measured(made["atac"], "atac").take(np.arange(3)), ["GENE004", "GENE017"], to="rna", n_steps=2
+    )
+    babel.system.requires_grad_(True)
+    next(found)
+    assert all(p.requires_grad for p in babel.system.parameters())
 
 
 def test_distances_are_to_the_nearest_base_and_only_on_the_same_chromosome(babel, made):

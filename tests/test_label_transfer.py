@@ -1,5 +1,6 @@
 """Labels of ATAC cells from RNA of other cells: recovered where the truth is known, doubted where modalities do not match."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import sparse
 from expresser.cli import main
 from expresser.errors import InputError
 from expresser.simulate import Multiome, simulate_multiome
+from translate import label_transfer
 from translate.genenames import GenePlaces
 from translate.label_scores import label_scores
 from translate.label_transfer import (
@@ -120,6 +122,43 @@ def test_standardised_by_weights_is_as_by_repeated_cells() -> None:
     repeated = _standardised(np.repeat(x, weights.astype(int), axis=0))
     np.testing.assert_allclose(_standardised(x, weights), repeated[np.cumsum(weights.astype(int)) - 1], atol=1e-5)
     assert (repeated[:, 2] == 0).all()
+
+
+def test_weights_of_cells_are_rows_times_their_roots() -> None:
+    rng = np.random.default_rng(0)
+    rna, atac = (rng.normal(size=(n, 12)).astype(np.float32) for n in (40, 35))
+    weights = rng.uniform(0.2, 4, 40)
+    s, v = _canonical(rna, atac, weights)
+    theirs, w = _canonical((rna * np.sqrt(weights)[:, None]).astype(np.float32), atac)
+    np.testing.assert_allclose(np.sort(s), np.sort(theirs), rtol=1e-4)
+    np.testing.assert_allclose(np.abs(np.sum(v * w, axis=0)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_standardising_takes_no_second_array(weighted: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.exponential(size=(6000, 300)).astype(np.float32)
+    weights = rng.uniform(0.1, 10, 6000) if weighted else None
+    expected = (x - np.average(x, axis=0, weights=weights)).astype(np.float64)
+    expected = np.clip(expected / np.sqrt(np.average(expected**2, axis=0, weights=weights)), -10, 10)
+    tracemalloc.start()
+    found = _standardised(x, weights)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.8 * x.nbytes
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_memory_is_one_dense_array_of_each_modality() -> None:
+    rng = np.random.default_rng(0)
+    x = sparse.random(5000, 500, 0.1, format="csr", dtype=np.float32, random_state=rng)
+    y, atac = rng.integers(0, 3, 5000), rng.normal(size=(300, 500)).astype(np.float32)
+    profiles = label_transfer._profiles(x, y, 3)
+    tracemalloc.start()
+    label_transfer._probabilities(x, profiles, atac, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 4 * x.shape[0] * x.shape[1]  # RNA once, what is of a block, and canonical vectors
 
 
 def test_scores_of_labels() -> None:

@@ -1,22 +1,28 @@
 """Perturbation: known changes of linear systems, a null that is one, links by correlation, and the command."""
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse, stats
 from test_attribution import linear
-from translate_toys import toy_anndata, toy_fit, toy_measured, toy_study
+from translate_toys import ATAC, RNA, toy_anndata, toy_fit, toy_measured, toy_study
 
 from expresser.errors import InputError
 from expresser.regions import Regions
 from translate import perturb as perturbing
 from translate.attribution import Attribution
 from translate.cli_perturb import perturb as command
+from translate.feed import Feed
+from translate.fitting import build
 from translate.peak_links import agreement, correlate, of_matrix, pairs_near
 from translate.perturb import Change, perturb
-from translate.perturb_run import top_effects
+from translate.perturb_run import Asked, examine, top_effects
+from translate.polarbear import PolarbearConfig
+from translate.preprocess import AtacInput, RnaInput
 from translate.translator import Translator
 
 
@@ -69,6 +75,34 @@ def test_random_features_are_as_many_others_that_are_alike():
     assert (middle > 500).any()
     again = change.drawn(level, np.random.default_rng(7))
     np.testing.assert_array_equal(again.features, drawn[7].features)
+
+
+def test_random_features_of_one_level_are_all_drawn_and_each_once():
+    level = np.repeat([0.0, 0.5, 1.0], 300)
+    change = Change("atac", np.arange(310, 560), np.zeros(250))
+    drawn = [change.drawn(level, np.random.default_rng(seed)).features for seed in range(20)]
+    for one in drawn:
+        assert len(np.unique(one)) == 250
+        assert not set(one) & set(change.features)
+    often = np.bincount(np.concatenate(drawn), minlength=900)
+    assert often[300:310].all()  # every other of their level
+    assert often[560:600].all()
+    single = [Change("atac", np.array([450]), np.zeros(1)).drawn(level, np.random.default_rng(s)) for s in range(200)]
+    at = np.array([one.features[0] for one in single])
+    assert ((at >= 400) & (at < 500)).any()
+    assert ((at < 330) & (at >= 200)).any()
+
+
+def test_many_draws_of_many_features_take_about_a_second():
+    rng = np.random.default_rng(0)
+    level = np.round(rng.beta(0.5, 5, 20_000), 3)  # shares of open cells: many are the same
+    change = Change("atac", rng.choice(20_000, 2000, replace=False), np.zeros(2000))
+    began = time.process_time()
+    for _ in range(100):
+        drawn = change.drawn(level, rng)
+    assert time.process_time() - began < 4
+    assert len(np.unique(np.r_[drawn.features, change.features])) == 4000
+    assert np.abs(np.sort(level[drawn.features]) - np.sort(level[change.features])).mean() < 0.01
 
 
 # ---- effects ------------------------------------------------------------------------------------------------------------
@@ -155,6 +189,60 @@ def test_the_seed_decides_the_null_and_nothing_else(babel, made):
     pd.testing.assert_frame_equal(one, again)
     np.testing.assert_array_equal(one["change"], other["change"])
     assert not np.allclose(one["null_mean"], other["null_mean"])
+
+
+@pytest.fixture(scope="module")
+def deep(made) -> Translator:
+    """A Polarbear whose peaks answer nothing but the depth that it predicts from the RNA's total count."""
+    study = toy_study(seed=1)
+    cells = np.arange(study.n_cells)
+    config = PolarbearConfig(rna=RNA, atac=ATAC, latent=3, atac_hidden=6, rna_hidden=10)
+    inputs = {
+        "rna": RnaInput.fit(study.measured["rna"], cells, RNA),
+        "atac": AtacInput.fit(study.measured["atac"], cells, ATAC),
+    }
+    network = build("polarbear", config, inputs, 0)
+    network.prepare(Feed.of(study, inputs, counts=True), cells)
+    with torch.no_grad():
+        for parameter in network.rna_to_atac.parameters():
+            parameter.zero_()
+        network.depth_weight.zero_()[network.config.latent] = 1.0
+        network.depth_bias.fill_(
+            float(network.depth.log()) - float(np.log(study.measured["rna"].matrix.sum(axis=1)).mean())
+        )
+        network.depth_range.copy_(torch.tensor([-9.0, 9.0]))
+    return Translator("polarbear", network.eval(), inputs, {})
+
+
+def test_a_change_is_measured_at_the_depth_of_the_unchanged_cell(deep, made):
+    deeper = made["rna"].copy()
+    deeper.X = deeper.X.multiply(2).tocsr()
+    whole, twice = (deep.predict(toy_measured(m, "rna"), source="rna", to="atac") for m in (made["rna"], deeper))
+    cells, peaks = slice(0, 120), slice(0, 50)
+    assert (twice.block(cells, peaks) > whole.block(cells, peaks)).mean() > 0.9  # it predicts at the depth it tells
+    effects = perturb(deep, made["rna"], Change.of(deep, knock_down=["GENE004"]), n_null=3)
+    assert effects.n_changed > 50
+    np.testing.assert_allclose(effects.table["change"], 0, atol=1e-7)
+    back = perturb(deep, made["atac"], Change.of(deep, close=["chr1:1000-1500"]), to="atac", n_null=0)
+    taken = deep.predict(toy_measured(made["atac"], "atac"), source="atac", to="atac")
+    np.testing.assert_allclose(back.table["before"], taken.block(slice(0, 120), slice(0, 120)).mean(axis=0), rtol=1e-5)
+
+
+def test_links_are_of_peaks_at_one_depth(deep, made):
+    measured = toy_measured(made["rna"], "rna")
+    found = examine(deep, measured, "rna", Asked(targets=("chr1:4000-4400",), n_steps=2, cells=10))
+    assert (
+        found.links["r_to_atac"].abs().fillna(0).mean() < 0.02
+    )  # its peaks do not differ between cells, but for depth
+    both = examine(
+        deep,
+        toy_measured(made["atac"], "atac"),
+        "atac",
+        Asked(targets=("GENE004",), n_steps=2, cells=10),
+        paired=measured,
+    )
+    assert both.links["r_to_atac"].abs().fillna(0).mean() < 0.02
+    assert both.links["r_to_rna"].notna().any()
 
 
 # ---- links --------------------------------------------------------------------------------------------------------------

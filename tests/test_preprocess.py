@@ -178,16 +178,50 @@ def test_cells_are_filtered_by_the_genes_of_the_model():
     rna = RnaInput.fit(data, np.arange(60), recipe)
     expressed = (data.matrix.toarray()[:, 10:] > 0).sum(axis=1)
     keep = (expressed >= 8) & (expressed <= 12)
-    assert np.array_equal(rna.keeps(rna.align(data)), keep)
+    assert np.array_equal(rna.keeps(data), keep)
     assert 0 < keep.sum() < 60
     assert rna.left_out["cells_by_genes"] == 60 - keep.sum()
     alone = RnaInput.fit(data, np.flatnonzero(keep), recipe)
     assert np.array_equal(alone.mean, rna.mean)
-    assert RnaInput.fit(data, np.arange(60), ALL).keeps(rna.align(data)).all()
+    assert RnaInput.fit(data, np.arange(60), ALL).keeps(data).all()
     with pytest.raises(
         InputError, match=r"0 of 60 training cells express 200 to 7000 of the 15 genes.*median \d+ genes"
     ):
         RnaInput.fit(data, np.arange(60), RnaRecipe())
+
+
+def test_variable_genes_do_not_change_which_cells_pass():
+    """Genes are counted before any is chosen, in later files too, and chosen among cells that pass."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, (60, 400))
+    counts[:20, 20:] = 0  # few genes, of which some are wild in these cells alone
+    counts[:20, :5] = rng.choice([0, 60], (20, 5))
+    counts[20:, 395:] = rng.choice([0, 20], (40, 5))
+    data = measured(counts)
+    recipe = RnaRecipe(min_genes=100, max_genes=390, n_top_genes=5)
+    found, cells = RnaInput.fit(data, np.arange(60), recipe), np.arange(20, 60)
+    assert found.left_out["cells_by_genes"] == 20
+    alone = RnaInput.fit(data, cells, recipe)
+    assert list(found.var.index) == list(alone.var.index)
+    assert list(found.var.index) != list(RnaInput.fit(data, np.arange(60), replace(recipe, min_genes=0)).var.index)
+    assert np.array_equal(found.mean, alone.mean)
+    assert found.median_library == alone.median_library
+    arrays, told = found.saved()
+    again = RnaInput.restored(arrays, json.loads(json.dumps(told, allow_nan=False)))
+    for one in (found, again):
+        assert np.array_equal(np.flatnonzero(one.keeps(permuted_genes(data))), cells)
+        assert len(one.filter_genes) == 400
+    every = RnaInput.fit(data, np.arange(60), replace(recipe, n_top_genes=None))
+    assert np.array_equal(every.keeps(data), found.keeps(data))
+    unfiltered = RnaInput.fit(data, np.arange(60), replace(ALL, n_top_genes=5))
+    assert unfiltered.counted is None
+    assert unfiltered.keeps(data).all()
+
+
+def permuted_genes(data: Measured) -> Measured:
+    """The same cells in the same order, genes in another."""
+    order = np.random.default_rng(1).permutation(data.n_features)
+    return Measured(sparse.csr_matrix(data.matrix.toarray()[:, order]), data.var.iloc[order], data.obs, data.name)
 
 
 def test_a_query_is_aligned_by_id_then_symbol_and_lacking_genes_are_zero():

@@ -217,6 +217,42 @@ def test_the_balanced_loss_is_that_of_all_open_peaks_and_a_share_of_the_closed()
     assert parts == pytest.approx(float(half), rel=1e-5)
 
 
+def test_the_balanced_loss_does_not_depend_on_how_many_processes_share_the_step(monkeypatch):
+    network, feed = made(config=replace(TOY, masked=True))
+    network.eval()
+    parts = [N + np.arange(3), N + np.arange(3, 8)]
+    batches = [feed.batch(cells, ("atac",), share=8) for cells in parts]
+
+    def loss(batch):
+        return float(network.losses(batch, Turn("atac", None, 0, 1))["reconstruction"].detach())
+
+    whole = loss(feed.batch(np.concatenate(parts), ("atac",), share=8))
+    # What both processes would have gathered.
+    counts = torch.tensor([[len(b.atac.indices), b.atac.n_cells * b.atac.n_features] for b in batches])
+    monkeypatch.setattr("translate.scact.gathered", lambda _: counts, raising=False)
+    assert sum(map(loss, batches)) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_decoder_is_told_only_batches_that_it_learnt():
+    """Batch r is of RNA cells alone, a of ATAC cells alone."""
+    first, second = alone()
+    first.obs["batch"], second.obs["batch"] = ["r", "b", "c"] * (N // 3), ["a", "b", "b"] * (N // 3)
+    study = read_study(rna_only=first, atac_only=second, check_pairing=False)
+    network, feed = made(study, replace(TOY, batch=BatchColumn("batch")), train=np.arange(2 * N))
+    shares = [network.get_buffer(f"batch_share_{side}").tolist() for side in ("rna", "atac")]
+    np.testing.assert_allclose(shares, [[0, 1 / 3, 1 / 3, 1 / 3], [1 / 3, 2 / 3, 0, 0]], rtol=1e-6)
+    for side, cells in (("rna", np.arange(3)), ("atac", N + np.arange(3))):
+        batch = feed.batch(cells, (side,), share=3)
+        own = network._batches(batch, 3, side)
+        assert own.argmax(dim=1).tolist() == batch.sources.tolist()
+        share = network.get_buffer(f"batch_share_{side}")
+        assert torch.equal(network._batches(None, 3, side), share.expand(3, -1))
+        lacking = replace(batch, batch_codes=torch.tensor([3 if side == "atac" else 0, -1, 1]))
+        told = network._batches(lacking, 3, side)
+        assert torch.equal(told[:2], share.expand(2, -1))
+        assert told[2].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
 def test_expression_is_judged_by_squared_differences_of_logs():
     rng = np.random.default_rng(0)
     y = rng.poisson(0.7, (12, 30)).astype(np.float32)
@@ -385,6 +421,27 @@ def test_a_type_of_one_side_is_said_and_not_judged():
         "scact: 'z' ('kind') are types of ATAC ce",
     ]
     assert network.shared.tolist() == [True, False, False]
+
+
+def test_a_type_of_one_side_is_anchored_to_nothing():
+    kinds = np.array(["x", "y", "x", "z"] * (N // 4))
+    with pytest.warns(DataWarning, match="alone"):
+        network, feed = made(relabelled(kinds, np.where(kinds == "y", "w", np.where(kinds == "z", None, "x"))))
+    train = halves().train
+    network.eval()
+    with torch.no_grad():
+        network.begin(network.phases()[-1], feed, train, fresh=True)
+        terms = network.losses(step(feed, network, shift=1), Turn("joint", "maps", 0, 1))
+    shared = {"rna": kinds[:8] == "x", "atac": kinds[1:9] != "y"}  # those without a label may lie anywhere
+    for side, to, first in (("rna", "atac", 0), ("atac", "rna", N + 1)):
+        moved = network.get_submodule(f"to_{to}")(network.at[side][first : first + 8])
+        far = apart(moved, network.sent[side][first : first + 8], squared=True)
+        expected = far[torch.from_numpy(shared[side])].sum() / 8
+        assert float(terms[f"anchor_{side}"]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    own = train[train < N][kinds[train[train < N]] == "x"]
+    weight, shift = affine(*(t["rna"][torch.from_numpy(own)].numpy().astype(float) for t in (network.at, network.sent)))
+    np.testing.assert_allclose(network.to_atac.linear.weight.detach().numpy().T, weight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.to_atac.linear.bias.detach().numpy(), shift, rtol=1e-4, atol=1e-5)
 
 
 # ---- without labels --------------------------------------------------------------------------------------------------

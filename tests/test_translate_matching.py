@@ -1,5 +1,6 @@
 """Matching of cells across modalities: nearest, mutual and one-to-one matches against plain definitions, and the command."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from scipy.spatial.distance import cdist
 
 from expresser.cli import main
 from expresser.errors import InputError
+from tests.test_polarbear import made_of, network_of
 from tests.translate_toys import toy_anndata, toy_fit
 from translate import matching
 from translate.matching import match_cells, nearest, one_to_one, paired_by_name
+from translate.translator import Translator
 
 
 def greedy(distance: np.ndarray) -> list[tuple[int, int]]:
@@ -127,6 +130,26 @@ def test_the_command_writes_a_table_and_says_how_well_names_are_found_again(fits
     table = pd.read_csv(out, sep="\t")
     assert len(table) == table.rna.nunique() == table.atac.nunique() == 120
     assert "one to one, the least sum of distances; latent of rna" in capsys.readouterr().out
+
+
+def test_cells_of_an_unknown_batch_are_taken_for_one_that_is_named(tmp_path: Path, capsys):
+    network, _ = network_of()
+    Translator("polarbear", network, network.inputs, {}).save(tmp_path / "model")
+    made = made_of()
+    for modality in ("rna", "atac"):
+        made[modality].obs["donor"] = "strange"
+        made[modality].write_h5ad(tmp_path / f"{modality}.h5ad")
+    files = ["--rna", str(tmp_path / "rna.h5ad"), "--atac", str(tmp_path / "atac.h5ad")]
+    quick = ["--no-baselines", "--no-maps"]
+    for command, more, out in (("match", [], "m.tsv"), ("evaluate", quick, "judged")):
+        asked = ["translate", command, str(tmp_path / "model"), *files, *more, "--out", str(tmp_path / out)]
+        with pytest.raises(SystemExit):
+            raise SystemExit(main(asked))
+        assert "--batch NAME" in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / out).exists()
+        assert main([*asked, "--batch", "reference"]) in (None, 0)
+    assert len(pd.read_csv(tmp_path / "m.tsv", sep="\t")) == 120
+    assert json.loads((tmp_path / "judged" / "metrics.json").read_text())["unknown_batch"] == "reference"
 
 
 @pytest.mark.parametrize(

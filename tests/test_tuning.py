@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from translate_toys import BABEL, toy_anndata, toy_split, toy_study
@@ -258,6 +259,27 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not a search"):
         _search(tmp_path / "other", ["latent=4"])
+
+
+def test_a_trial_is_never_that_of_another_configuration(tmp_path: Path) -> None:
+    out = tmp_path / "grid"
+    _search(out, ["latent=3,4"], test=False)  # what this varies is not fixed for the folder
+    for latent in (5, 2):
+        found = _search(out, ["beta=0"], config=replace(CONFIG, latent=latent), test=False)
+        assert found["best"]["name"] == f"beta=0.0_latent={latent}".replace("0.0", "0")
+        run = json.loads((out / "run.json").read_text())["config"]
+        assert (run["latent"], run["beta"]) == (latent, 0)
+        assert Translator.load(out).system.config.latent == latent
+    again = _search(out, ["latent=3,4"], test=False)
+    assert [row["name"] for row in again["trials"]] == ["latent=3", "latent=4"]
+
+
+def test_a_search_runs_on_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitting.is_main_process()
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    with pytest.raises(InputError, match="started on 2 processes, and a search runs on one"):
+        _search(tmp_path / "grid", ["latent=4"], test=False)
+    assert not (tmp_path / "grid").exists()
 
 
 def test_what_cannot_be_searched(tmp_path: Path) -> None:

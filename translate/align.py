@@ -88,11 +88,25 @@ def _entries_left(
     return left
 
 
+def expressed_genes(measured: Measured, wanted: pd.DataFrame) -> Int64[np.ndarray, " cells"]:
+    """How many of the wanted genes each cell has counts of; InputError as in `align_genes`."""
+    columns = _columns(measured, wanted)
+    place = np.full(measured.n_features, -1, dtype=np.int32)
+    place[columns[columns >= 0]] = 0
+    step = max(1, _ENTRIES * measured.n_cells // max(measured.matrix.nnz, 1))
+    return _entries_left(measured.matrix, place, step)
+
+
 def align_genes(measured: Measured, wanted: pd.DataFrame) -> sparse.csr_matrix:
     """Counts of the wanted genes in their order; a gene that the file lacks is zero everywhere.
 
     Raises InputError where it has less than `MIN_GENES` of them.
     """
+    return take_columns(measured.matrix, _columns(measured, wanted))
+
+
+def _columns(measured: Measured, wanted: pd.DataFrame) -> Int64[np.ndarray, " wanted"]:
+    """`match_genes`, or an InputError where too few are matched."""
     columns = match_genes(wanted, measured.var)
     n = int((columns >= 0).sum())
     if n < MIN_GENES * len(wanted):
@@ -104,7 +118,7 @@ def align_genes(measured: Measured, wanted: pd.DataFrame) -> sparse.csr_matrix:
             "in a column ensembl_id or gene_ids are matched first, then symbols."
             + (" If it holds antibody counts named by gene, say so: source protein (--source protein)." if few else "")
         )
-    return take_columns(measured.matrix, columns)
+    return columns
 
 
 def align_peaks(measured: Measured, wanted: Regions) -> sparse.csr_matrix:

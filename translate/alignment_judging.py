@@ -151,12 +151,16 @@ def joint_scores(drawn: Joint, *, seed: int = 0) -> dict[str, Any]:
     return found | {"transfer_by_chance": float(np.mean([of.by_chance for of in carried]))}
 
 
-def spaces_of(translator: Any, modalities: Collection[Modality] = SIDES) -> Spaces:
-    """The latents of a `translate.translator.Translator` in which cells can be compared, if both modalities are there."""
+def spaces_of(translator: Any, modalities: Collection[Modality] = SIDES, *, unknown_batch: str | None = None) -> Spaces:
+    """The latents of a `translate.translator.Translator` in which cells can be compared, if both modalities are there.
+
+    unknown_batch: as in `translate.translator.Translator.latents`.
+    """
     if not set(SIDES) <= set(modalities):
         return {}
+    more = {} if unknown_batch is None else {"unknown_batch": unknown_batch}
     return {
-        space: {m: partial(translator.latents, source=m, to=space) for m in SIDES}
+        space: {m: partial(translator.latents, source=m, to=space, **more) for m in SIDES}
         for space in translator.system.spaces()
     }
 

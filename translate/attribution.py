@@ -1,7 +1,8 @@
 """Which peaks drive a gene and which genes drive a peak in the eyes of a translator: integrated gradients, cell by cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,6 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from translate.attribution_path import Path, captum, cells_at_once, device_of, frozen, mean_input, network_input
-from translate.feed import Feed
 from translate.perturb_names import cell_groups, places, targets_of, tss_distance
 from translate.study import Measured, Modality
 from translate.translator import Translator
@@ -26,9 +26,9 @@ class Attribution:
 
     .. math:: (x_j - b_j) \int_0^1 \frac{\partial f(b + \alpha (x - b))}{\partial x_j} d\alpha.
 
-    x are the network's own inputs (peaks: 0/1; RNA: standardised ln(1 + size-normalised counts)), at the cell's own depth
-    all along the path. f is ln(1 + size-normalised expression) of a gene, or the calibrated log-odds of a peak. Values add up
-    to `predicted` - `baseline` of each cell, less `delta`, which is what too few steps leave over.
+    x are the network's own inputs (peaks: 0/1; RNA: standardised ln(1 + size-normalised counts), or counts where it reads
+    these), at the cell's own depth all along the path. f is ln(1 + size-normalised expression) of a gene, or the calibrated
+    log-odds of a peak. Values add up to `predicted` - `baseline` of each cell, less `delta`, which is what too few steps leave over.
 
     Source: Sundararajan, Taly, Yan. Axiomatic attribution for deep networks. ICML 2017.
     """
@@ -41,6 +41,15 @@ class Attribution:
     predicted: Float64[np.ndarray, " cells"] = field(repr=False)
     baseline: Float64[np.ndarray, " cells"] = field(repr=False)
     delta: Float64[np.ndarray, " cells"] = field(repr=False)
+
+    @cached_property
+    def mean(self) -> Float64[np.ndarray, " features"]:
+        """Of each input feature, over all cells."""
+        return np.asarray(self.values.mean(axis=0, dtype=np.float64)).ravel()
+
+    def without_cells(self) -> "Attribution":
+        """The same of all cells together: `values` is one row, their mean."""
+        return replace(self, values=sparse.csr_matrix(self.mean[None].astype(np.float32)))
 
     @property
     def relative_delta(self) -> float:
@@ -88,7 +97,7 @@ def attribute(
         Where captum is not installed, for an unknown target, and where no cell has anything to attribute to.
     """
     measured = data if isinstance(data, Measured) else translator.read(data, source=source, layer=layer)
-    found = integrated_gradients(
+    found = each_attribution(
         translator,
         measured,
         targets,
@@ -100,10 +109,17 @@ def attribute(
         progress=progress,
     )
     groups = cell_groups(measured.obs, labels)
-    return pd.concat([attribution_table(translator, one, groups) for one in found], ignore_index=True)
+    return pd.concat((attribution_table(translator, one, groups) for one in found), ignore_index=True)
 
 
 def integrated_gradients(
+    translator: Translator, measured: Measured, targets: Sequence[str], **how: Any
+) -> list[Attribution]:
+    """`each_attribution`, all in memory: cells x entries of every target."""
+    return list(each_attribution(translator, measured, targets, **how))
+
+
+def each_attribution(
     translator: Translator,
     measured: Measured,
     targets: Sequence[str],
@@ -114,15 +130,17 @@ def integrated_gradients(
     n_steps: int = 50,
     unknown_batch: str | None = None,
     progress: Progress | None = None,
-) -> list[Attribution]:
-    """The same cell by cell, one `Attribution` for each target, in their order."""
+) -> Iterator[Attribution]:
+    """The same cell by cell, one `Attribution` for each target, in their order; made when it is asked for.
+
+    One is as large as the cells' own entries, so what is kept of many targets should be less. Bad input is refused at once.
+    """
     numbers = targets_of(translator, to, targets)
     source = source or ("atac" if to == "rna" else "rna")
     translator.target(source, to)
     prove(baseline, n_steps, source)
     ours = measured.loaded()
-    codes = translator.system.batch_codes(ours.obs, unknown_batch)
-    feed = replace(Feed.of_one(ours, source, translator.inputs), batch_codes=codes)
+    feed = translator.feed_of(ours, source, unknown_batch)
     matrix = network_input(feed, source)
     if not matrix.nnz:
         what = "open peak" if source == "atac" else "count"
@@ -131,33 +149,27 @@ def integrated_gradients(
             "there is nothing to attribute to. Give other cells, or features of the model's own genome build."
         )
     base = mean_input(matrix, source) if baseline == "mean" else None
-    parts: dict[int, list[tuple[Any, ...]]] = {int(n): [] for n in numbers}
-    with frozen(translator.system):
-        cuts = list(cells_at_once(matrix, n_steps, dense=base is not None))
-        done = 0
-        for cells in cuts:
-            batch = feed.batch(cells, (source,), share=len(cells)).to(device_of(translator.system))
-            path = Path.of(translator.system, batch, matrix[cells], base, source, to)
-            for number in parts:
-                parts[number].append(path.attribute(number, n_steps))
-                done += 1
-                if progress is not None:
-                    progress(done, len(cuts) * len(parts), "attributing")
+    cuts = list(cells_at_once(matrix, n_steps, dense=base is not None))
     names = translator.var(to).index
-    found = []
-    for number, pieces in parts.items():
+
+    def one(at: int, number: int) -> Attribution:
+        pieces = []
+        with frozen(
+            translator.system
+        ):  # only while gradients are taken: whoever asks for targets may leave off between two
+            for done, cells in enumerate(cuts, 1):
+                batch = feed.batch(cells, (source,), share=len(cells)).to(device_of(translator.system))
+                pieces.append(
+                    Path.of(translator.system, batch, matrix[cells], base, source, to).attribute(number, n_steps)
+                )
+                if progress is not None:
+                    progress(at * len(cuts) + done, len(cuts) * len(wanted), "attributing")
         values, *others = zip(*pieces)
-        found.append(
-            Attribution(
-                source,
-                to,
-                str(names[number]),
-                number,
-                sparse.vstack(values, format="csr"),
-                *map(np.concatenate, others),
-            )
-        )
-    return found
+        whole = sparse.vstack(values, format="csr")
+        return Attribution(source, to, str(names[number]), number, whole, *map(np.concatenate, others))
+
+    wanted = list(dict.fromkeys(map(int, numbers)))
+    return (one(at, number) for at, number in enumerate(wanted))
 
 
 def attribution_table(

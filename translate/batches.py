@@ -210,8 +210,9 @@ def thinned(rows: SparseRows, share: float, key: Int[Tensor, " cells"]) -> Spars
 class RnaCells:
     """A batch's expression: what the encoder reads and what the likelihood judges.
 
-    inputs: standardised values less those of a zero count; targets: size-normalised counts, linear, or the counts themselves
-    where the system asks for them (`System.judges_counts`); library: the cell's total count over the model's genes.
+    inputs: standardised values less those of a zero count, or the counts themselves (`System.raw_inputs`); targets: size-normalised
+    counts, linear, or the counts themselves where the system asks for them (`System.judges_counts`); library: the cell's
+    total count over the model's genes.
     """
 
     inputs: SparseRows

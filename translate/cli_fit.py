@@ -11,6 +11,10 @@ from expresser.errors import InputError
 from translate.cli_options import Arguments, choose_split, prove_modalities, settled
 
 EXAMPLE = "expresser translate fit babel --rna rna.h5ad --atac atac.h5ad --split donor --out runs/babel"
+EXAMPLES = {
+    "polarbear": "expresser translate fit polarbear --rna rna.h5ad --atac atac.h5ad --rna-only more_rna.h5ad --out runs/polarbear",
+    "scact": "expresser translate fit scact --rna-only rna.h5ad --atac-only atac.h5ad --labels cell_type --out runs/scact",
+}
 EXAMPLE_OF_EMBEDDING = "expresser translate fit {system} {files} --batch donor --out runs/{system}"
 
 
@@ -29,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
     if system.startswith("-") or system not in SYSTEMS:
         said = f"{system!r} is no system" if not system.startswith("-") else f"the system comes first, before {system}"
         raise InputError(f"translate fit: {said}; there are {', '.join(SYSTEMS)}. See expresser translate list.")
-    start, preset = _given(argv, "--start"), _given(argv, "--preset")
+    start, preset = given_option(argv, "--start"), given_option(argv, "--preset")
     begun = None if start is None else _begin(system, start, preset)
     default = begun.system.config if begun is not None else configuration(system, preset, None)
     arguments: Any = Arguments  # of this system's options, which no type checker can know
@@ -49,7 +53,9 @@ def _example(system: str) -> str:
 
     kind = SYSTEMS[system]
     files = " ".join(f"--{m} {m}.h5ad" for m in kind.needs)
-    return EXAMPLE_OF_EMBEDDING.format(system=system, files=files) if kind.embeds else EXAMPLE
+    if kind.embeds:
+        return EXAMPLE_OF_EMBEDDING.format(system=system, files=files)
+    return EXAMPLES.get(system, EXAMPLE.replace("babel", system))
 
 
 def usage() -> str:
@@ -100,6 +106,7 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
         if kind.embeds:
             label = label_of(study.obs, given.labels)
             prove_labels(study.obs, label)  # before hours of training, not after
+        _doubt_labels(study, given)
         split = choose_split(study, given, kind.needs)
         config, more = _with_alignment(study, split, given, report)
         report(0, None, "preparing")
@@ -181,6 +188,22 @@ def _with_alignment(study: Any, split: Any, given: Arguments[Any], report: Any) 
     return config, (Section("Scaling factor of the alignment", words, (elbow_figure(table, summed=config.summed),)),)
 
 
+def _doubt_labels(study: Any, given: Arguments[Any]) -> None:
+    """A warning where labels of ATAC cells come from `translate label`: what is then said of types is no test of it."""
+    import warnings
+
+    from translate.study import DataWarning
+
+    column = given.labels or "cell_type"
+    if f"{column}_confidence" in study.obs and column in study.obs:
+        warnings.warn(
+            f"{column!r} of some cells was brought from RNA by gene activity (expresser translate label): scores of types, and "
+            "of label transfer, are against those labels, not against independent ones.",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
 def _what_was_used(run: Mapping[str, Any]) -> str:
     """Cells and features of a fit, in one line."""
     from translate.verdicts import FEATURES
@@ -188,8 +211,13 @@ def _what_was_used(run: Mapping[str, Any]) -> str:
     cells, left = run["cells"], ""
     if cells["filtered"]:
         left = f"; {cells['filtered']:,} left out, too few or too many genes expressed"
+    by = dict(run.get("trained_on", {}))
+    paired = by.pop("paired", cells["train"])
+    mix = ""
+    if paired < cells["train"]:
+        mix = " (" + ", ".join([f"{paired:,} paired", *(f"{n - paired:,} more with {m}" for m, n in by.items())]) + ")"
     features = ", ".join(f"{n:,} {FEATURES[m]}" for m, n in run["features"].items())
-    return f"{cells['train']:,} cells train, {cells['valid']:,} validate, {cells['test']:,} test{left}; {features}"
+    return f"{cells['train']:,} cells train{mix}, {cells['valid']:,} validate, {cells['test']:,} test{left}; {features}"
 
 
 def finished(out: Path) -> dict[str, Any] | None:
@@ -201,7 +229,7 @@ def finished(out: Path) -> dict[str, Any] | None:
     return None
 
 
-def _given(argv: Sequence[str], option: str) -> str | None:
+def given_option(argv: Sequence[str], option: str) -> str | None:
     """The value of an option, looked up before all others since their defaults depend on it."""
     found = None
     for word, following in zip(argv, [*argv[1:], None]):

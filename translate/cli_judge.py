@@ -63,7 +63,9 @@ def evaluate(
         train_atac: ATAC of the same.
         train_protein: Proteins of the same.
         labels: Column of obs with cell types. Without it, cell_type where there is one.
-        batch: Of embeddings: column of obs with batches. Without it, that of the model, where these cells have it.
+        batch: Of systems that tell batches apart (polarbear): the batch that cells are taken for whose own was not trained on
+            ("reference": the largest); without it, such cells are refused. Of embeddings: column of obs with batches; without it,
+            that of the model, where these cells have it.
         baselines: Fit baselines too: mean, knn, ridge, gene activity; of embeddings LSI and PCA, fitted to the cells judged.
         baselines_all: Of embeddings: the slow ones as well, where they are installed: PeakVI, spectral.
         maps: Draw UMAPs into the report.
@@ -115,13 +117,19 @@ def evaluate(
                     **common,
                 )
             else:
-                if batch is not None or baselines_all:
-                    raise InputError(
-                        f"--batch and --baselines-all are of embeddings, and {translator.name} translates."
-                    )
+                if baselines_all:
+                    raise InputError(f"--baselines-all is of embeddings, and {translator.name} translates.")
                 held = hold(model, translator.run, origin, fit=split_of, train=train if train.files else None)
                 metrics = evaluate_model(
-                    out, model, translator, held, origin, label=labels, baselines=baselines, **common
+                    out,
+                    model,
+                    translator,
+                    held,
+                    origin,
+                    label=labels,
+                    baselines=baselines,
+                    unknown_batch=batch,
+                    **common,
                 )
     print(score_table(metrics))
     print(f"report: {out / 'report.html'}")

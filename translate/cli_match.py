@@ -22,6 +22,7 @@ def match(
     mutual: bool = False,
     one_to_one: bool = False,
     layer: str | None = None,
+    batch: str | None = None,
     budget_mb: float = 256.0,
 ) -> None:
     """Match cells of RNA to cells of ATAC by their distance in a latent of the model.
@@ -42,9 +43,12 @@ def match(
         mutual: Keep only matches that are mutual.
         one_to_one: No cell twice. Of up to 4 million possible pairs the least sum of distances, of more the nearest first.
         layer: Where the raw counts are: a layer's name or "raw", of both files, or of some: rna=counts. Without it, X.
+        batch: Of systems that tell batches apart (polarbear): the batch that cells are taken for whose own was not trained on
+            ("reference": the largest). Without it, such cells are refused.
         budget_mb: Memory for distances, in MiB.
     """
     from expresser.atomic import replaced
+    from translate.alignment_judging import spaces_of
     from translate.asking import matched
     from translate.matching import match_cells, paired_by_name
     from translate.origin import layers
@@ -68,7 +72,8 @@ def match(
             own = of.get(modality) if isinstance(of, dict) else of
             given[modality] = read_measured(path, modality, layer=own)
         report(0, None, "encoding")
-        latents = {m: translator.latents(measured, source=m, to=where) for m, measured in given.items()}
+        sides = spaces_of(translator, unknown_batch=batch)[where]
+        latents = {m: sides[m](measured) for m, measured in given.items()}
         found, how = match_cells(
             latents["rna"], latents["atac"], k=k, mutual=mutual, alone=one_to_one, budget_mb=budget_mb, say=report
         )

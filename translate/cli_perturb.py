@@ -35,7 +35,7 @@ def perturb(
     source: Literal["rna", "atac"] | None = None,
     layer: str | None = None,
     lift: str | None = None,
-    unknown_batch: str | None = None,
+    batch: str | None = None,
     seed: int = 0,
 ) -> None:
     """Find what drives a gene or a peak, or change cells and see what a model predicts for them.
@@ -69,7 +69,8 @@ def perturb(
         source: What the input holds. Without it, what its features look like.
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
-        unknown_batch: Of a model that knows batches: which of them cells of an unknown batch are taken for, or "reference".
+        batch: Of systems that tell batches apart (polarbear): the batch that cells are taken for whose own was not trained on
+            ("reference": the largest). Without it, such cells are refused.
         seed: Of the cells drawn and the null.
     """
     from translate.asking import lifted, matched
@@ -105,7 +106,7 @@ def perturb(
         window=window,
         n_null=null,
         seed=seed,
-        unknown_batch=unknown_batch,
+        unknown_batch=batch,
     )
     with progress_bar("perturb") as report, notes():
         report(0, None, "reading")

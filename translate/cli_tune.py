@@ -8,7 +8,7 @@ import tyro
 
 from expresser.commands import progress_bar
 from expresser.errors import InputError
-from translate.cli_fit import _given
+from translate.cli_fit import given_option
 from translate.cli_options import Arguments, Config, choose_split, prove_modalities, settled
 from translate.grids import Score
 
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     arguments: Any = TuneArguments  # of this system's options, which no type checker can know
     given = tyro.cli(
         arguments[kind.config_class],
-        default=TuneArguments(out=tyro.MISSING, config=configuration(system, _given(argv, "--preset"), None)),
+        default=TuneArguments(out=tyro.MISSING, config=configuration(system, given_option(argv, "--preset"), None)),
         prog=f"expresser translate tune {system}",
         description=f"{kind.published.reference}\n\nExample:\n  {EXAMPLE.replace('babel', system)}",
         args=argv[1:],
@@ -61,24 +61,25 @@ def run(argv: Sequence[str]) -> None:
 
 def tune(system: str, given: TuneArguments[Any]) -> None:
     """Read once, split once, fit all, judge the best."""
-    from translate.fitting import is_main_process
     from translate.grids import parse_grid, shown, trials
     from translate.origin import Origin
     from translate.registry import SYSTEMS
     from translate.score_table import score_table
     from translate.terminal import notes
+    from translate.tuning import prove_one_process
     from translate.tuning import tune as search
 
     if given.start is not None:
         raise InputError(
             "translate tune: --start keeps the weights of one configuration, and a search has many. Leave it out."
         )
-    main, kind = is_main_process(), SYSTEMS[system]
+    prove_one_process()
+    kind = SYSTEMS[system]
     settings: Any = settled(given, system, kind)
     grid = parse_grid(settings.config, given.grid)  # before anything is read
     n = len(trials(settings.config, grid, random=given.random, seed=given.seed))
     origin = Origin(**{field.name: getattr(given, field.name) for field in fields(Origin)})
-    with progress_bar(f"tune {system}", active=main) as report, notes() as doubts:
+    with progress_bar(f"tune {system}") as report, notes() as doubts:
         report(0, None, "reading")
         study = origin.read()
         prove_modalities(study, system, kind)
@@ -103,8 +104,6 @@ def tune(system: str, given: TuneArguments[Any]) -> None:
             maps=given.maps,
             progress=report,
         )
-    if not main:
-        return
     best = metrics["best"]
     if "methods" in metrics:
         print(score_table(metrics))

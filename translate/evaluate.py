@@ -50,6 +50,8 @@ from translate.study import Measured, Modality, Study
 from translate.truth import Truth
 from translate.unseen_type import MIN_CELLS, AgainstOthers, only_type, others_of
 
+NEED_PAIRS = ("mean", "knn", "ridge", "gene_activity")  # baselines that learn from cells with both modalities
+
 # Direction ("atac_to_rna") -> what predicts it, from the test cells as they were measured in the source modality.
 Method: TypeAlias = Mapping[str, Callable[[Measured], Predicted]]
 
@@ -140,7 +142,10 @@ def evaluate(
     if baselines:
         learnt, chosen = (Cells.of(theirs, cells, used) for cells in (parts.train, parts.valid))
         sizes |= {"train": len(learnt), "valid": len(chosen)}
-        fitted, skipped = fit_baselines(learnt, chosen, wanted, used, seed=seed, progress=say)
+        if len(learnt):
+            fitted, skipped = fit_baselines(learnt, chosen, wanted, used, seed=seed, progress=say)
+        else:
+            fitted, skipped = {}, dict.fromkeys(NEED_PAIRS, f"no training cell has {' and '.join(used)}")
         everyone |= {name: _on(test, by_direction) for name, by_direction in fitted.items() if name not in methods}
     scores: dict[str, dict[str, Any]] = {name: {} for name in everyone}
     pictures: dict[str, dict[str, Picture]] = {name: {} for name in everyone}

@@ -77,6 +77,7 @@ class Feed:
     label_codes: Int64[np.ndarray, " cells"] | None = None
     reference: Reference | None = None
     counts: bool = False  # RNA is judged by its counts, not by size-normalised ones
+    raw_inputs: bool = False  # encoders read RNA's counts, not standardised values (`System.raw_inputs`)
 
     @classmethod
     def of(
@@ -128,15 +129,6 @@ class Feed:
     def has(self, modality: Modality) -> Bool[np.ndarray, " cells"]:
         """Which cells were measured in this modality; none where it was not read."""
         return self.rows[modality] >= 0 if modality in self.rows else np.zeros(self.n_cells, bool)
-
-    def passes(self) -> Bool[np.ndarray, " cells"]:
-        """Cells that the RNA recipe's filter keeps; those without RNA pass."""
-        keeps = np.ones(self.n_cells, bool)
-        found = self.inputs.get("rna")
-        if self.rna_counts is not None and isinstance(found, RnaInput):
-            has = self.rows["rna"] >= 0
-            keeps[has] = found.keeps(self.rna_counts)[self.rows["rna"][has]]
-        return keeps
 
     def mean_expression(self, cells: Int64[np.ndarray, " cells"]) -> Float32[np.ndarray, " genes"]:
         """Mean size-normalised count of each gene over the cells that have RNA."""
@@ -236,7 +228,7 @@ class Feed:
         found = rna_input(self.inputs)
         counts, genes = self.rna_counts[at], self.rna_counts.shape[1]
         return RnaCells(
-            inputs=sparse_rows(found.inputs(counts), (0, genes)),
+            inputs=sparse_rows(counts if self.raw_inputs else found.inputs(counts), (0, genes)),
             targets=sparse_rows(counts if self.counts else found.targets(counts), gene_bounds(genes)),
             library=torch.from_numpy(np.asarray(counts.sum(axis=1), np.float32).ravel()),
         )

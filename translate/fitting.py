@@ -121,7 +121,7 @@ def fit(
         labels=getattr(chosen, "label", None),
         counts=kind.judges_counts,
     )
-    passes = feed.passes()
+    passes = _passing(inputs.get("rna"), study, np.arange(study.n_cells))
     train, valid, test = (cells[passes[cells]] for cells in (split.train, split.valid, split.test))
     if len(valid) < 2 or len(train) < 2:
         raise InputError(
@@ -129,7 +129,7 @@ def fit(
             f"{len(split.valid)} after the cell filter; two of each are needed. Loosen rna.min_genes/rna.max_genes."
         )
     network = build(system, chosen, inputs, seed)
-    feed = replace(feed, reference=network.reference(study, train))
+    feed = replace(feed, reference=network.reference(study, train), raw_inputs=network.raw_inputs)
     network.prepare(feed, train)
     phases = network.phases()
     if start is not None:
@@ -143,12 +143,10 @@ def fit(
         )
     record |= {
         "cells": {"train": len(train), "valid": len(valid), "test": len(test), "filtered": int((~passes).sum())},
+        "trained_on": _mix(feed, train),
         "features": {modality: len(found.var) for modality, found in inputs.items()},
         "left_out": {m: dict(found.left_out) for m, found in inputs.items() if hasattr(found, "left_out")},
     }
-    if main:
-        claimed()
-        _write_split(out / "split.tsv", study, split, passes)
     trainer = Trainer(
         network,
         feed,
@@ -160,6 +158,10 @@ def fit(
         report=progress if main else None,
         stop_after=stop_after,
     )
+    trainer.prove(phases)  # before anything is written
+    if main:
+        claimed()
+        _write_split(out / "split.tsv", study, split, passes)
     log = trainer.run(phases)
     if not trainer.finished:
         return None
@@ -238,9 +240,10 @@ def _inputs(
 
 def _prove_cells_left(n: int, given: int, rna: Input, config: Any) -> None:
     """InputError, or a warning, where the filter of cells leaves few."""
+    genes = rna.filter_genes if isinstance(rna, RnaInput) else rna.var
     said = (
         f"fit: of {given:,} training cells {n:,} express between {config.rna.min_genes:,} and {config.rna.max_genes or 'all'} of "
-        f"the {len(rna.var):,} genes; the others teach nothing. Set rna.min_genes and rna.max_genes to suit these data (0: no "
+        f"the {len(genes):,} genes; the others teach nothing. Set rna.min_genes and rna.max_genes to suit these data (0: no "
         "limit)."
     )
     if n < min(FEWEST, given):
@@ -260,12 +263,12 @@ def _prove_one_build(study: Study, genome: str | None) -> None:
         check_genome(regions, build, genes.loc[genes["tss"] >= 0, ["chrom", "tss"]]).check()
 
 
-def _passing(rna: Input, study: Study, cells: Int64[np.ndarray, " cells"]) -> Bool[np.ndarray, " cells"]:
+def _passing(rna: Input | None, study: Study, cells: Int64[np.ndarray, " cells"]) -> Bool[np.ndarray, " cells"]:
     """Which of these cells the RNA recipe's filter keeps; those without RNA pass."""
     passes = np.ones(len(cells), bool)
-    has = study.rows["rna"][cells] >= 0
-    if isinstance(rna, RnaInput) and has.any():
-        passes[has] = rna.keeps(rna.align(study.of("rna", cells[has])))
+    if isinstance(rna, RnaInput) and "rna" in study.measured:
+        rows = study.rows["rna"][cells]
+        passes[rows >= 0] = rna.keeps(study.measured["rna"])[rows[rows >= 0]]
     return passes
 
 
@@ -301,6 +304,13 @@ def fingerprint(study: Study, split: Split) -> str:
         digest.update(f"{len(cells)} ".encode())
         digest.update(np.ascontiguousarray(cells, np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _mix(feed: Feed, train: Int64[np.ndarray, " train"]) -> dict[str, int]:
+    """How many training cells have each modality of the model, and how many have all."""
+    has = {modality: feed.has(modality)[train] for modality in feed.inputs}
+    paired = int(np.logical_and.reduce(list(has.values())).sum())
+    return {"paired": paired, **{modality: int(of.sum()) for modality, of in has.items()}}
 
 
 def _write_split(path: Path, study: Study, split: Split, passes: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from translate.held import Held, split_of
 from translate.maps import FEWEST, principal_scores, sampled
 from translate.origin import Origin
 from translate.pages import Components, evaluation_page, evaluation_sections, fit_page
+from translate.predicted import Predicted
 from translate.scales import feature_names, values_of
 from translate.study import MODALITIES, Modality, Study
 from translate.translator import Translator
@@ -43,6 +44,7 @@ def judge(
     baselines: bool = True,
     maps: bool = True,
     seed: int = 0,
+    unknown_batch: str | None = None,
     say: Say = lambda words: None,
 ) -> tuple[dict[str, Any], Drawings, Components]:
     """Scores (`translate.evaluate`; with them what is below), what figures need, and components for maps.
@@ -54,7 +56,12 @@ def judge(
     The model is scored in every direction between different modalities that the study has, by the test cells measured in all
     of these; where there is none, by types and alignment alone (`translate.unpaired`). Drawings hold the cells of the maps
     alone where there are more than `MAP_CELLS`.
+
+    unknown_batch: of a system that tells batches apart, which of them cells are taken for whose own no training cell had
+    ("reference": the largest); it stands in the metrics.
     """
+    more: dict[str, Any] = {} if unknown_batch is None else {"unknown_batch": unknown_batch}
+    asked = partial(translator.predict, **more)
     study, name = held.study, translator.name
     there = [(s, t) for s, t in translator.directions if s != t and {s, t} <= set(study.modalities)]
     if not there:
@@ -63,10 +70,10 @@ def judge(
             f"evaluation: the cells were measured in {' and '.join(study.modalities)}, but this {name} goes {shown}. Give "
             "cells measured in both modalities of one of these."
         )
-    methods: dict[str, Method] = {name: {f"{s}_to_{t}": partial(translator.predict, source=s, to=t) for s, t in there}}
+    methods: dict[str, Method] = {name: {f"{s}_to_{t}": partial(asked, source=s, to=t) for s, t in there}}
     known, no_oracle = _oracles(held.truth, translator, list(methods[name]))
     methods |= known
-    latents: dict[str, Spaces] = {name: spaces_of(translator, study.modalities)}
+    latents: dict[str, Spaces] = {name: spaces_of(translator, study.modalities, unknown_batch=unknown_batch)}
     paired = np.logical_and.reduce([study.has(m)[held.split.test] for m in {m for way in there for m in way}]).any()
     metrics, drawings = (evaluate if paired else evaluate_unpaired)(
         methods,
@@ -86,6 +93,8 @@ def judge(
     if no_oracle is not None:
         metrics["skipped"]["oracle"] = no_oracle
     metrics["in_training"] = held.seen
+    if unknown_batch is not None:
+        metrics["unknown_batch"] = unknown_batch
     said = {d: verdicts(metrics, drawings.pictures, d, name) for d in metrics["directions"] if paired}
     metrics["verdicts"] = {d: {v.baseline: v.said for v in of} for d, of in said.items()}
     metrics["differences"] = {d: differences(of) for d, of in said.items()}
@@ -93,7 +102,7 @@ def judge(
         return metrics, drawings, {}
     chosen = sampled(len(drawings.obs), MAP_CELLS, seed=_SEED_OF_MAPS)
     small = replace(drawings, obs=drawings.obs.iloc[chosen])
-    return metrics, small, _components(translator, study, small.obs.index, there, say) if maps else {}
+    return metrics, small, _components(translator, study, small.obs.index, there, asked, say) if maps else {}
 
 
 def evaluate_fit(
@@ -171,15 +180,23 @@ def evaluate_model(
     baselines: bool = True,
     maps: bool = True,
     seed: int = 0,
+    unknown_batch: str | None = None,
     doubts: Sequence[str] = (),
     say: Say = lambda words: None,
 ) -> dict[str, Any]:
     """Judge a model by cells of any files; write ``metrics.json`` and ``report.html`` into `out`.
 
-    doubts: what seemed odd about these cells, shown in both; may still grow while cells are judged.
+    doubts: what seemed odd about these cells, shown in both; may still grow while cells are judged. unknown_batch: as in `judge`.
     """
     metrics, drawings, components = judge(
-        translator, held, label=label, baselines=baselines, maps=maps, seed=seed, say=say
+        translator,
+        held,
+        label=label,
+        baselines=baselines,
+        maps=maps,
+        seed=seed,
+        unknown_batch=unknown_batch,
+        say=say,
     )
     metrics |= {"system": translator.name, "model": model, "doubts": list(dict.fromkeys(doubts))}
     out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +216,12 @@ def evaluate_model(
 
 
 def _components(
-    translator: Translator, study: Study, cells: pd.Index, there: list[tuple[Modality, Modality]], say: Say
+    translator: Translator,
+    study: Study,
+    cells: pd.Index,
+    there: list[tuple[Modality, Modality]],
+    asked: Callable[..., Predicted],
+    say: Say,
 ) -> Components:
     """Principal components of measured and predicted values of these cells, for maps; none where they are too few."""
     if len(cells) < FEWEST:
@@ -212,7 +234,7 @@ def _components(
         if to not in measured:
             values = values_of(translator.inputs[to], study.of(to, rows))
             measured[to] = principal_scores(Truth(to, values, feature_names(translator.inputs[to])))
-        predicted = translator.predict(study.of(source, rows), source=source, to=to)
+        predicted = asked(study.of(source, rows), source=source, to=to)
         found[f"{source}_to_{to}"] = {"measured": measured[to], translator.name: principal_scores(predicted)}
     return found
 

@@ -34,7 +34,7 @@ class CellTypes:
         if len(names) < 2:
             raise InputError(
                 f"cell types: {len(names)} of {len(size)} labels have {min_cells} cells or more, but a type needs another "
-                "to be told from. Give labels of at least two types, or none."
+                f"to be told from (there are {len(text):,} cells). Give more cells, labels of at least two types, or none."
             )
         members = np.stack([(text == name).to_numpy(np.float64) for name in names])
         return cls(names, members, members.sum(axis=0))

@@ -103,7 +103,7 @@ def agreement(found: Attribution, pairs: pd.DataFrame, r: Float64[np.ndarray, " 
     """
     own = (pairs["gene"] if found.to == "rna" else pairs["peak"]).to_numpy() == found.number
     features = (pairs["peak"] if found.to == "rna" else pairs["gene"]).to_numpy()[own]
-    mean = np.asarray(found.values.mean(axis=0)).ravel()[features]
+    mean = found.mean[features]
     there = np.isfinite(r[own])
     n = int(there.sum())
     varied = n >= FEWEST and np.ptp(mean[there]) > 0 and np.ptp(r[own][there]) > 0

@@ -1,6 +1,6 @@
 """Perturb and translate: peaks opened or closed, genes knocked down or raised, and what the model then predicts, against chance."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,15 +104,22 @@ class Change:
                 f"perturbation: {len(self.features):,} of {len(level):,} features are changed, which leaves too few to compare "
                 "with. Change fewer, or take no null draws (0)."
             )
-        taken: list[int] = []
+        taken = np.empty(len(self.features), np.int64)
         left = free[np.argsort(level[free], kind="stable")]
-        for feature in self.features:
-            at = int(np.searchsorted(level[left], level[feature]))
-            first = max(0, min(at - NEIGHBOURS // 2, len(left) - NEIGHBOURS))
-            pick = first + int(rng.integers(min(NEIGHBOURS, len(left))))
-            taken.append(int(left[pick]))
-            left = np.delete(left, pick)
-        return replace(self, features=np.array(taken, dtype=np.int64))
+        waiting = np.arange(len(taken))
+        # All draw at once; of those that drew the same feature the first has it, and the others draw again from what is left.
+        while len(waiting):
+            own, theirs = level[self.features[waiting]], level[left]
+            # Among features of exactly its level it stands anywhere, so that each of them may be drawn.
+            at = rng.integers(
+                np.searchsorted(theirs, own, "left"), np.searchsorted(theirs, own, "right"), endpoint=True
+            )
+            n = min(NEIGHBOURS, len(left))
+            pick = np.clip(at - n // 2, 0, len(left) - n) + rng.integers(n, size=len(waiting))
+            picked, first = np.unique(pick, return_index=True)
+            taken[waiting[first]] = left[picked]
+            waiting, left = np.delete(waiting, first), np.delete(left, picked)
+        return replace(self, features=taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +148,9 @@ def perturb(
     progress: Progress | None = None,
 ) -> Effects:
     """The change of every predicted feature when cells are changed, beside the same done to random features.
+
+    What a system knows of a cell beside its latent (its batch, the depth it predicts at) stays that of the unchanged cell:
+    otherwise a gene knocked down would be seen to close all peaks a little, because the cell seems shallower.
 
     Parameters
     ----------
@@ -179,14 +189,14 @@ def perturb(
     rng = np.random.default_rng(seed)
     level = _level(ours.matrix, translator.inputs, source)
     changes = [change, *(change.drawn(level, rng) for _ in range(n_null))]
-    predict = _Predict(translator, ours, source, to, median, unknown_batch)
+    predict = _Predict.of(translator, ours, source, to, median, unknown_batch)
     after: list[tuple[Int64[np.ndarray, " changed"], Decoded | None]] = []
     for number, one in enumerate(changes):
         after.append(predict.after(one))
         if progress is not None:
             progress(number + 1, len(changes), "perturbing")
     groups = cell_groups(ours.obs, labels)
-    before = predict.before()
+    before = predict.before
     members = np.stack([np.isin(np.arange(ours.n_cells), cells) for cells in groups.values()]).astype(np.float64)
     tables: list[list[pd.DataFrame]] = [[] for _ in groups]
     blocks = list(_blocks(before.n_features, ours.n_cells))
@@ -255,10 +265,22 @@ class _Predict:
     source: Modality
     to: Modality
     median: float
-    unknown_batch: str | None
+    more: Mapping[str, Any]
+    before: Decoded
 
-    def before(self) -> Decoded:
-        return self._of(self.measured)
+    @classmethod
+    def of(
+        cls,
+        translator: Translator,
+        measured: Measured,
+        source: Modality,
+        to: Modality,
+        median: float,
+        unknown_batch: str | None,
+    ) -> "_Predict":
+        more = {} if unknown_batch is None else {"unknown_batch": unknown_batch}
+        before = translator.predict(measured, source=source, to=to, **more)
+        return cls(translator, measured, source, to, median, more, before)
 
     def after(self, change: Change) -> tuple[Int64[np.ndarray, " changed"], Decoded | None]:
         """Which cells are others than before, and what is predicted for them."""
@@ -268,11 +290,8 @@ class _Predict:
         if not len(cells):
             return cells, None
         changed = replace(self.measured, matrix=new).take(cells)
-        return cells, self._of(changed)
-
-    def _of(self, measured: Measured) -> Decoded:
-        more = {} if self.unknown_batch is None else {"unknown_batch": self.unknown_batch}
-        return self.translator.predict(measured, source=self.source, to=self.to, **more)
+        found = self.translator.predict(changed, source=self.source, to=self.to, **self.more)
+        return cells, found if self.before.context is None else replace(found, context=self.before.context[cells])
 
 
 def _differ(one: sparse.csr_matrix, other: sparse.csr_matrix) -> Bool[np.ndarray, " cells"]:

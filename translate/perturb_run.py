@@ -1,6 +1,6 @@
 """What is asked of a perturbation and what is found: attributions, links and effects over the cells of a file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from expresser.errors import InputError
 from expresser.regions import Regions
-from translate.attribution import Attribution, Baseline, attribution_table, integrated_gradients
+from translate.attribution import Attribution, Baseline, attribution_table, each_attribution
 from translate.peak_links import (
     FEWEST,
     WINDOW,
@@ -89,7 +89,9 @@ def examine(
     metrics: dict[str, Any] = {"cells": {"given": n, "examined": len(sample)}, "source": source, "to": to}
     attributions = links = effects = None
     if asked.targets:
-        found = integrated_gradients(
+        groups = cell_groups(some.obs, asked.labels)
+        found, tables = [], []
+        for one in each_attribution(
             translator,
             some,
             asked.targets,
@@ -99,9 +101,10 @@ def examine(
             n_steps=asked.n_steps,
             unknown_batch=asked.unknown_batch,
             progress=progress,
-        )
-        groups = cell_groups(some.obs, asked.labels)
-        attributions = pd.concat([attribution_table(translator, one, groups) for one in found], ignore_index=True)
+        ):
+            tables.append(attribution_table(translator, one, groups))
+            found.append(one.without_cells())
+        attributions = pd.concat(tables, ignore_index=True)
         metrics["attribution"] = _convergence(found, asked)
         progress(0, None, "correlating")
         links, agreed = _links(translator, own, source, to, found, asked, paired)
@@ -185,10 +188,15 @@ def _links(
     pairs = pairs_near(regions, genes, window=asked.window, **only)
     if not len(pairs):
         return None, {"skipped": f"no peak and gene of these lie within {asked.window:,} bases of each other"}
-    more = {} if asked.unknown_batch is None else {"unknown_batch": asked.unknown_batch}
+    more: dict[str, Any] = {} if asked.unknown_batch is None else {"unknown_batch": asked.unknown_batch}
+    if translator.system.tells_depth:
+        # Peaks that differ between cells because the depth told from their RNA does would go with every gene.
+        at: Mapping[Modality, dict[str, Any]] = {"atac": {"depth": "median"}}
+    else:
+        at = {}
     mine = _values(translator, own, source)
     ways: dict[str, tuple[Values, Values, int]] = {}  # name: accessibility, expression, cells
-    theirs = of_predicted(translator.predict(own, source=source, to=to, **more))
+    theirs = of_predicted(translator.predict(own, source=source, to=to, **more, **at.get(to, {})))
     ways[f"to_{to}"] = (mine, theirs, own.n_cells) if source == "atac" else (theirs, mine, own.n_cells)
     if paired is not None:
         here, there = _same_cells(own, paired)
@@ -196,11 +204,11 @@ def _links(
         sides = {source: _values(translator, one, source), to: _values(translator, other, to)}
         ways["measured"] = (sides["atac"], sides["rna"], len(here))
         if (to, source) in translator.directions:
-            back = of_predicted(translator.predict(other, source=to, to=source, **more))
+            back = of_predicted(translator.predict(other, source=to, to=source, **more, **at.get(source, {})))
             ways[f"to_{source}"] = (
                 (back, sides["rna"], len(here)) if source == "atac" else (sides["atac"], back, len(here))
             )
-    means = {one.number: np.asarray(one.values.mean(axis=0)).ravel() for one in found}
+    means = {one.number: one.mean for one in found}
     target, feature = ("gene", "peak") if to == "rna" else ("peak", "gene")
     table = pd.DataFrame(
         {

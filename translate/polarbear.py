@@ -36,6 +36,8 @@ PENALTIES = tuple(10.0**k for k in range(-2, 6))
 RELEASED_DEPTH = 1000.0  # open peaks at which the released link is the sigmoid itself
 CELLS = 512  # encoded at once
 FEWEST = 32  # cells of a step, unless fewer are asked for
+SIDES: tuple[Modality, Modality] = ("rna", "atac")
+REFERENCE = -2  # of a cell's batch: in each modality the largest; -1 is not known
 MAPS: dict[str, tuple[Modality, Modality]] = {"atac_to_rna": ("atac", "rna"), "rna_to_atac": ("rna", "atac")}
 
 
@@ -49,6 +51,9 @@ class Polarbear(System):
     ATAC: Bernoulli, by a rate times the number of open peaks. Latents of queries are means. A latent is in the space of
     the modality that it is decoded to.
 
+    A batch of which no cell of a modality trained an autoencoder has no weights there: its cells are read from, and decoded to,
+    that modality as those of the largest batch that did.
+
     Relations: `Babel` learns from paired cells alone, and one latent for both; with enough pairs it is the lighter one.
     """
 
@@ -61,6 +66,7 @@ class Polarbear(System):
     published = PUBLISHED
     depth: Tensor
     unknown: Tensor
+    batch_cells: Tensor
     reference_batch: Tensor
     depth_weight: Tensor
     depth_bias: Tensor
@@ -75,6 +81,7 @@ class Polarbear(System):
         h = c.rna_hidden or width(genes, b, c.latent)
         widths = [c.atac_hidden or width(n, b, c.latent) for n in np.diff(bounds).tolist()]
         rest = None if c.counts_in else rna.rest
+        self.raw_inputs = c.counts_in
         self.atac_encoder = AtacEncoder(bounds, b, widths, c.layers, c.latent, scaled=c.scaled)
         self.atac_decoder = AtacDecoder(bounds, b, widths, c.layers, c.latent)
         self.rna_encoder = RnaEncoder(genes, b, h, c.layers, c.latent, rest=rest)
@@ -83,7 +90,9 @@ class Polarbear(System):
         if c.relearns_dispersion:
             self.other_dispersion = torch.nn.ParameterList([torch.zeros(max(b, 1), genes)])
         self.register_buffer("depth", torch.ones(()))  # open peaks of a median training cell
-        self.register_buffer("reference_batch", torch.zeros((), dtype=torch.int64))  # the largest
+        # Training cells of each batch in each autoencoder, RNA first; and the batch that has most.
+        self.register_buffer("batch_cells", torch.ones(2, max(b, 1), dtype=torch.int64))
+        self.register_buffer("reference_batch", torch.zeros(2, dtype=torch.int64))
         # Log depth of a cell from its RNA: latent mean, log library, batch.
         self.register_buffer("depth_weight", torch.zeros(c.latent + 1 + b))
         self.register_buffer("depth_bias", torch.zeros(()))
@@ -99,19 +108,21 @@ class Polarbear(System):
     def prepare(self, feed: Feed, cells: Int64[np.ndarray, " train"]) -> None:
         super().prepare(feed, cells)
         c, codes = self.config, feed.batch_codes
-        if codes is not None:
-            self.reference_batch.fill_(int(np.bincount(codes[cells], minlength=1).argmax()))
-            if (codes < 0).any() and self._batch_number(c.unknown_batch) is None:
-                raise InputError(
-                    f"batch: {int((codes < 0).sum()):,} of {len(codes):,} cells, which validate or test, are of batches that no "
-                    f"training cell has; there are {', '.join(map(repr, c.batch.names))}. Say which they are to be taken for "
-                    "(--config.unknown-batch NAME, or reference: the largest), or leave --batch out."
-                )
+        if codes is not None and (codes < 0).any() and self._batch_number(c.unknown_batch) is None:
+            raise InputError(
+                f"batch: {int((codes < 0).sum()):,} of {len(codes):,} cells of the study, none of which trains, are of batches that "
+                f"no training cell has; there are {', '.join(map(repr, c.batch.names))}. Say which they are to be taken for "
+                "(--config.unknown-batch NAME, or reference: the largest), or leave --batch out."
+            )
         self.depth.fill_(max(feed.median_open(cells), 1.0))
         both = feed.has("rna")[cells] & feed.has("atac")[cells]
-        for modality in MAPS.values():
-            own = both if c.coassay_only else feed.has(modality[0])[cells]
-            self.cells_of[modality[0]] = int(own.sum())
+        for number, modality in enumerate(SIDES):
+            own = both if c.coassay_only else feed.has(modality)[cells]
+            self.cells_of[modality] = int(own.sum())
+            if codes is not None and self.n_batches:
+                counts = np.bincount(codes[cells[own]], minlength=self.n_batches)
+                self.batch_cells[number] = torch.from_numpy(counts)
+                self.reference_batch[number] = int(counts.argmax())
         if c.base_rates:
             self.rna_decoder.head.start_at(torch.from_numpy(feed.mean_expression(cells)))
             if c.link == "product":
@@ -194,7 +205,7 @@ class Polarbear(System):
         self, batch: Batch, latent: Float32[Tensor, "cells latent"]
     ) -> Float32[Tensor, "cells features"]:
         library = batch.rna.library.clamp_min(1.0).log()[:, None]
-        return torch.cat([latent, library, self._one_hot(self._codes(batch))], dim=1)
+        return torch.cat([latent, library, self._one_hot(self._codes(batch, "atac"))], dim=1)
 
     def losses(self, batch: Batch, turn: Turn) -> Terms:
         c = self.config
@@ -232,7 +243,7 @@ class Polarbear(System):
         dispersion: Float[Tensor, "batches genes"] | None = None,
     ) -> Float32[Tensor, ""]:
         """Minus the log-likelihood, summed over cells and features."""
-        codes = self._codes(batch)
+        codes = self._codes(batch, to)
         if to == "rna":
             hidden = self.rna_decoder(latent, self._one_hot(codes), lost)
             targets, library = batch.rna.targets, batch.rna.library
@@ -256,26 +267,30 @@ class Polarbear(System):
         return column.asked(obs, unknown=self._batch_number(unknown or self.config.unknown_batch), where="batch")
 
     def _batch_number(self, name: str | None) -> int | None:
-        """Of a batch, or of the reference; InputError for a name that training did not have."""
+        """Of a batch, or `REFERENCE`; InputError for a name that training did not have."""
         names = self.config.batch.names
         if name is None:
             return None
         if name == "reference":
-            return int(self.reference_batch)
+            return REFERENCE
         if name not in names:
             raise InputError(
                 f"unknown_batch: no training cell is of batch {name!r}; there are {', '.join(map(repr, names))}, and 'reference'."
             )
         return names.index(name)
 
-    def _codes(self, batch: Batch) -> Tensor:
-        """Number of each cell's batch, those not known taken for the one that the configuration names."""
+    def _codes(self, batch: Batch, side: Modality) -> Int64[Tensor, " cells"]:
+        """Number of each cell's batch in one modality, those not known taken for the one that the configuration names.
+
+        A batch of which no cell trained this modality is the largest that did.
+        """
         if batch.batch_codes is None:
             return torch.zeros(len(batch), dtype=torch.int64, device=self.depth.device)
-        known = batch.sources
-        if self.config.unknown_batch is None:
-            return known
-        return torch.where(known < 0, self._batch_number(self.config.unknown_batch) or 0, known)
+        codes, number = batch.sources, SIDES.index(side)
+        if (named := self._batch_number(self.config.unknown_batch)) is not None:
+            codes = torch.where(codes == -1, named, codes)
+        learnt = (codes >= 0) & (self.batch_cells[number][codes.clamp_min(0)] > 0)
+        return torch.where(learnt, codes, self.reference_batch[number])
 
     def _one_hot(self, codes: Tensor) -> Float32[Tensor, "cells batches"]:
         if not self.n_batches:
@@ -285,10 +300,10 @@ class Polarbear(System):
     def _posterior(
         self, batch: Batch, modality: Modality, lost: Dropout | None
     ) -> tuple[Float32[Tensor, "cells latent"], Float32[Tensor, "cells latent"]]:
-        codes = self._one_hot(self._codes(batch))
+        codes = self._one_hot(self._codes(batch, modality))
         if modality == "atac":
             return self.atac_encoder(batch.atac, codes, lost)
-        return self.rna_encoder(batch.rna.targets if self.config.counts_in else batch.rna.inputs, codes, lost)
+        return self.rna_encoder(batch.rna.inputs, codes, lost)
 
     def directions(self) -> tuple[tuple[Modality, Modality], ...]:
         return (("rna", "rna"), ("rna", "atac"), ("atac", "rna"), ("atac", "atac"))
@@ -305,19 +320,20 @@ class Polarbear(System):
     def context(
         self, batch: Batch, *, source: Modality, to: Modality, depth: float | str | None = None
     ) -> Float32[Tensor, "cells 2"]:
-        """Number of each cell's batch, and its log depth less that of a median training cell.
+        """Number of each cell's batch in the modality decoded to, and its log depth less that of a median training cell.
 
         Expression is always predicted at the median library.
         """
-        codes, asked = self._codes(batch), depth if depth is not None else self.config.depth
+        codes, asked = self._codes(batch, to), depth if depth is not None else self.config.depth
         if depth is not None and to == "rna":
             raise InputError(
                 f"depth {depth!r} is a number of open peaks; expression is predicted at the median library."
             )
         if isinstance(asked, str) and asked not in ("median", "predicted"):
             raise InputError(f'depth {asked!r}: give a number of open peaks, "median" or "predicted".')
-        if not isinstance(asked, str) and not asked > 0:
-            raise InputError(f"depth {asked:g}: a cell has some open peaks; give their number, above 0.")
+        most = len(self.inputs["atac"].var)
+        if not isinstance(asked, str) and not 0 < asked < most:
+            raise InputError(f"depth {asked:g}: give how many of the model's {most:,} peaks are open in a cell.")
         log_depth = torch.zeros(len(batch), device=self.depth.device)
         if to == "atac" and asked == "predicted":
             if source == "atac":
@@ -331,11 +347,11 @@ class Polarbear(System):
         return torch.stack([codes.float(), log_depth.float()], dim=1)
 
     def _told(
-        self, latent: Float[Tensor, "cells latent"], context: Float32[Tensor, "cells 2"] | None
+        self, latent: Float[Tensor, "cells latent"], context: Float32[Tensor, "cells 2"] | None, to: Modality
     ) -> tuple[Tensor, Tensor]:
-        """Batch, one-hot, and log depth; without a context the reference batch and the median depth."""
+        """Batch, one-hot, and log depth; without a context the largest batch of the modality and the median depth."""
         if context is None:
-            codes = self.reference_batch.expand(len(latent))
+            codes = self.reference_batch[SIDES.index(to)].expand(len(latent))
             return self._one_hot(codes), torch.zeros(len(latent), device=latent.device)
         return self._one_hot(context[:, 0].long()), context[:, 1]
 
@@ -347,8 +363,8 @@ class Polarbear(System):
         peaks: slice,
         context: Float32[Tensor, "cells 2"] | None = None,
     ) -> Float32[Tensor, "cells peaks"]:
-        """At the depth and in the batch of the context; without one in the reference batch, at the median depth."""
-        codes, log_depth = self._told(latent, context)
+        """At the depth and in the batch of the context; without one in the largest batch, at the median depth."""
+        codes, log_depth = self._told(latent, context, "atac")
         logits = self.atac_decoder.head.logits(self.atac_decoder(latent, codes, None), peaks)
         if self.config.link == "product":
             return product_probability(logits, log_depth.exp() * self.depth / RELEASED_DEPTH).logit()
@@ -367,7 +383,7 @@ class Polarbear(System):
             return self.as_probability(
                 self.log_odds(latent, source=source, peaks=features, context=context), source=source
             )
-        hidden = self.rna_decoder(latent, self._told(latent, context)[0], None)
+        hidden = self.rna_decoder(latent, self._told(latent, context, "rna")[0], None)
         library, inflated = rna_input(self.inputs).median_library, self.config.zero_inflated
         return self.rna_decoder.head.predict(hidden, features, library=library, inflated=inflated).log1p()
 

@@ -17,8 +17,8 @@ class PolarbearConfig:
     atac: AtacRecipe = field(default_factory=AtacRecipe)
     batch: BatchColumn = field(default_factory=BatchColumn)
     unknown_batch: str | None = None
-    """Batch that cells are taken for whose own no training cell had: its name, or "reference", the largest. None: such cells
-    are refused, those that validate and test too."""
+    """Batch that cells are taken for whose own no training cell had: its name, or "reference", in each modality the largest. None:
+    such cells are refused, those that validate and test too."""
     coassay_only: bool = False
     """The autoencoders, too, learn from cells of both assays alone (the paper's ablation)."""
     latent: int = 25
@@ -133,7 +133,8 @@ PUBLISHED = Published(
         "other (at random) and learn from means (draws), probabilities calibrated on validation cells (not).",
         "Depth multiplies a rate: a peak is open with probability 1 - exp(-depth x rate). The released product of probability and "
         "depth / 1000 exceeds 1 in deep cells, where nothing is learnt; preset as_released has it.",
-        "Autoencoders stop at the best bound on the evidence of paired validation cells, at full β whatever the ramp. Preset "
+        "Autoencoders stop at the best bound on the evidence of validation cells of their modality, paired or not, at full β "
+        "whatever the ramp. Preset "
         "as_released stops by reconstruction, which picks weights of a low β, and learns a dispersion anew with the map to RNA. "
         "Both presets keep the released ramps of 80 and 400 epochs.",
         "Not restored by any preset, as mistakes: the ATAC encoder that was to see the batch sees the last peaks twice, dropout "
@@ -142,6 +143,8 @@ PUBLISHED = Published(
         "float32 says nothing.",
         "Depth of missing ATAC is regressed, in logs, on RNA's latent mean, log library and batch (on all counts), with the "
         "paper's penalties, judged leaving out one cell; it is held to the range of training cells.",
+        "A batch without training cells of a modality has no weights there: its cells are read from, and decoded to, that modality "
+        "as those of the largest batch that has some (released: by weights that nothing trained).",
         "Protein-coding genes are not picked out; give these genes alone if that is wanted.",
     ),
 )

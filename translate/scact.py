@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,7 +22,7 @@ from translate.feed import Feed, Inputs, peak_bounds, rna_input
 from translate.heads import blockwise
 from translate.invariant import open_peaks
 from translate.label_free import SIDES, Side, affine, discrepancy, sent_by_genes
-from translate.losses import mutual_information_bound, sample_latent
+from translate.losses import gathered, mutual_information_bound, sample_latent
 from translate.phases import Beside, Optimizer, Phase, Player, Terms, Turn
 from translate.scact_config import PRESETS, PUBLISHED, ScactConfig
 from translate.study import DataWarning, Modality
@@ -59,7 +59,6 @@ class Scact(System):
     depth_sd: Tensor
     noise: Tensor
     shared: Tensor
-    batch_share: Tensor
 
     def __init__(self, config: ScactConfig, inputs: Inputs) -> None:
         super().__init__(config, inputs)
@@ -86,8 +85,9 @@ class Scact(System):
         self.register_buffer("depth_sd", torch.ones(()))
         self.register_buffer("noise", torch.ones(()))  # mean variance of genes' logged expression
         self.register_buffer("shared", torch.zeros(labels, dtype=torch.bool))  # labels of both modalities
-        self.register_buffer("batch_share", torch.full((max(self.n_batches, 1),), 1 / max(self.n_batches, 1)))
         for side in SIDES:
+            shares = torch.full((max(self.n_batches, 1),), 1 / max(self.n_batches, 1))
+            self.register_buffer(f"batch_share_{side}", shares)  # of training cells that have the modality
             self.register_buffer(f"centre_{side}", torch.zeros(d))
             self.register_buffer(f"spread_{side}", torch.ones(d))
         self.joint_epochs = c.joint_epochs
@@ -109,8 +109,9 @@ class Scact(System):
         if c.matching == "labels":
             self.shared.copy_(torch.from_numpy(self._shared_labels(feed, rna, atac)))
         if self.n_batches and feed.batch_codes is not None:
-            counts = np.bincount(feed.batch_codes[cells], minlength=self.n_batches)
-            self.batch_share.copy_(torch.from_numpy(counts / counts.sum()))
+            for side, some in zip(SIDES, (rna, atac)):
+                counts = np.bincount(feed.batch_codes[some], minlength=self.n_batches)
+                self.get_buffer(f"batch_share_{side}").copy_(torch.from_numpy(counts / max(counts.sum(), 1)))
         if len(atac):
             depth = open_peaks(feed, atac).astype(np.float64)
             depth = depth if c.raw_depth else np.log(np.maximum(depth, 1))
@@ -238,7 +239,10 @@ class Scact(System):
         own = {side: train[feed.has(side)[train]] for side in SIDES}
         for side, to in zip(SIDES, reversed(SIDES)):
             if self.sent:
-                x, y = (t[side][torch.from_numpy(own[side])].cpu().numpy() for t in (self.at, self.sent))
+                some = torch.from_numpy(own[side])
+                if self.config.matching == "labels" and feed.label_codes is not None:
+                    some = some[self._placed(torch.from_numpy(feed.label_codes[own[side]]))]
+                x, y = (t[side][some].cpu().numpy() for t in (self.at, self.sent))
             elif self.config.matching == "labels" and feed.label_codes is not None:
                 means = {s: self._means(feed.label_codes, own[s], s) for s in SIDES}
                 weight = np.bincount(feed.label_codes[own[side]] + 1, minlength=len(self.shared) + 1)[1:]
@@ -249,6 +253,11 @@ class Scact(System):
             weight, shift = affine(x.astype(np.float64), y.astype(np.float64))
             part: Any = self.get_submodule(f"to_{to}")
             part.start_at(torch.from_numpy(weight).float(), torch.from_numpy(shift).float())
+
+    def _placed(self, codes: Int64[Tensor, " cells"]) -> Bool[Tensor, " cells"]:
+        """Which cells, by their labels, can lie somewhere in the other latent: not those of a type that it lacks."""
+        shared = self.shared.to(codes.device)
+        return (codes < 0) | shared[codes.clamp_min(0)]
 
     def _means(self, codes: np.ndarray, cells: np.ndarray, side: Side) -> Float[np.ndarray, "labels latent"]:
         """Mean latent of each label's cells; 0 for labels that none has."""
@@ -299,18 +308,19 @@ class Scact(System):
         """Loss of cells decoded from raw latents."""
         target = self._target(batch, side)
         if side == "rna":
-            hidden = self.rna_decoder(latent, self._batches(batch, len(latent)))
+            hidden = self.rna_decoder(latent, self._batches(batch, len(latent), "rna"))
             return self.rna_decoder.head.loss(hidden, target) / (batch.share * target.n_features)
         head, hidden = self.atac_decoder.head, self.atac_decoder(latent, self._confounders(batch))
         if not self.config.masked:
             return head.loss(hidden, target) / (batch.share * target.n_features)
-        opened = len(target.indices)
-        closed = target.n_cells * target.n_features - opened
+        # Both are numbers of the whole step, so that what is drawn does not depend on how many processes share it.
+        counts = torch.tensor([[len(target.indices), target.n_cells * target.n_features]], device=latent.device)
+        opened, entries = gathered(counts).sum(dim=0).tolist()
         keys = splitmix64(torch.from_numpy(batch.rows).to(latent.device) + turn.key)
-        loss = partial(balanced_block, keys=keys, share=opened / max(closed, 1))
+        loss = partial(balanced_block, keys=keys, share=opened / max(entries - opened, 1))
         parents = within(target.bounds, head.bounds)
         total = blockwise(loss, target, hidden, head.weight, head.bias, parents=parents)
-        return total * (len(batch) / (batch.share * max(2 * opened, 1)))
+        return total / max(2 * opened, 1)
 
     def _mapped(
         self, cells: dict[Side, Batch], own: dict[Side, Tensor], crossed: dict[Side, Tensor], turn: Turn
@@ -326,7 +336,10 @@ class Scact(System):
                 terms[f"feature_cycle_{side}"] = self._reconstruction(cells[side], raw, side, turn) * c.feature_cycle
             if side in self.sent:
                 there = self.sent[side][torch.from_numpy(cells[side].rows).to(own[side].device)]
-                terms[f"anchor_{side}"] = apart(crossed[to], there, squared=True).sum() * (c.anchor / share)
+                far = apart(crossed[to], there, squared=True)
+                if c.matching == "labels":
+                    far = torch.where(self._placed(cells[side].labels), far, 0.0)
+                terms[f"anchor_{side}"] = far.sum() * (c.anchor / share)
         if c.matching == "mmd":
             for side in SIDES:
                 parts = discrepancy(crossed[side], own[side])
@@ -387,21 +400,26 @@ class Scact(System):
         """The same as a decoder takes it."""
         return latent.float() * self.get_buffer(f"spread_{side}") + self.get_buffer(f"centre_{side}")
 
-    def _batches(self, batch: Batch | None, n: int) -> Float32[Tensor, "cells batches"]:
-        """The batch of each cell, one-hot; that of no cell, or one not known, is the mix of the training cells."""
+    def _batches(self, batch: Batch | None, n: int, side: Side) -> Float32[Tensor, "cells batches"]:
+        """The batch of each cell, one-hot, as a decoder is told it.
+
+        That of no cell, one not known, and one without training cells of the modality is the mix of those that have it.
+        """
+        share = self.get_buffer(f"batch_share_{side}")
         if not self.n_batches:
-            return torch.zeros(n, 0, device=self.batch_share.device)
-        mix = self.batch_share.expand(n, -1)
+            return torch.zeros(n, 0, device=share.device)
+        mix = share.expand(n, -1)
         if batch is None:
             return mix
-        hot = functional.one_hot(batch.sources.clamp_min(0), self.n_batches).float()
-        return torch.where((batch.sources < 0)[:, None], mix, hot)
+        codes = batch.sources.clamp_min(0)
+        learnt = (batch.sources >= 0) & (share[codes] > 0)
+        return torch.where(learnt[:, None], functional.one_hot(codes, self.n_batches).float(), mix)
 
     def _confounders(self, batch: Batch) -> Float32[Tensor, "cells confounders"]:
         """Depth, then the batches, of measured cells."""
         depth = batch.atac.totals()
         depth = depth if self.config.raw_depth else (depth.clamp_min(1.0).log() - self.depth_mean) / self.depth_sd
-        return torch.cat([depth[:, None], self._batches(batch, len(batch))], dim=1)
+        return torch.cat([depth[:, None], self._batches(batch, len(batch), "atac")], dim=1)
 
     def directions(self) -> tuple[tuple[Modality, Modality], ...]:
         return (("rna", "rna"), ("rna", "atac"), ("atac", "rna"), ("atac", "atac"))
@@ -422,7 +440,7 @@ class Scact(System):
         """At the mean depth of training cells and their mix of batches."""
         n = len(latent)
         depth = self.depth_mean if self.config.raw_depth else torch.zeros_like(self.depth_mean)
-        told = torch.cat([depth.expand(n, 1), self._batches(None, n)], dim=1)
+        told = torch.cat([depth.expand(n, 1), self._batches(None, n, "atac")], dim=1)
         return self.atac_decoder.head.logits(self.atac_decoder(self.raw(latent, "atac"), told), peaks)
 
     def decode(
@@ -430,7 +448,7 @@ class Scact(System):
     ) -> Float32[Tensor, "cells features"]:
         if to == "atac":
             return self.probability(latent, source=source, peaks=features)
-        hidden = self.rna_decoder(self.raw(latent, "rna"), self._batches(None, len(latent)))
+        hidden = self.rna_decoder(self.raw(latent, "rna"), self._batches(None, len(latent), "rna"))
         return self.rna_decoder.head.predict(hidden, features)
 
     def finish(self, feed: Feed, train: Int64[np.ndarray, " train"]) -> None:

@@ -35,6 +35,8 @@ def score_table(metrics: Mapping[str, Any]) -> str:
     width = 2 + max(16, *map(len, metrics["methods"]))
     lines: list[str] = []
     for direction in metrics["directions"]:
+        if not any(direction in scores for scores in metrics["methods"].values()):
+            continue
         columns = (_OF_PROFILES if metrics.get("unpaired") else _SHOWN)[ends(direction)[1]]
         lines.append(f"{direction:<{width}}  " + "  ".join(f"{name:>{_wide(name)}}" for name in columns))
         there = {m: scores[direction] for m, scores in metrics["methods"].items() if direction in scores}

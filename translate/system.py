@@ -50,6 +50,7 @@ class System(nn.Module):
     )  # modalities that its network takes, of those given
     needs: ClassVar[tuple[Modality, ...]] = ("rna",)  # without which it cannot be fitted
     judges_counts: ClassVar[bool] = False  # RNA targets are counts, not size-normalised ones
+    raw_inputs: bool = False  # its RNA encoder reads counts, not what the recipe makes of them
     embeds: ClassVar[bool] = False  # what is wanted is the latent: fitted to, and judged on, all cells
     tells_depth: ClassVar[bool] = False  # its predictions can be asked for at a depth
     config_class: ClassVar[type[Any]]  # a frozen dataclass; its defaults are the system as it should be used

@@ -52,13 +52,7 @@ class Trainer:
 
         Raises InputError where a phase lacks cells, before any is run; FloatingPointError where a loss is not finite.
         """
-        for phase in phases:
-            for some in (self.train, self.valid):
-                self._cells(some, phase), self._beside(some, phase, watched=some is self.valid)
-            if phase.batch_size < 2:
-                raise InputError(
-                    f"phase {phase.name!r}: one cell a batch has no variance to be normalised by; give two or more."
-                )
+        self.prove(phases)
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=self.precision)
         self.device = self.accelerator.device
@@ -86,6 +80,16 @@ class Trainer:
                 break
         self.system.eval().requires_grad_(False)
         return self.log.entries
+
+    def prove(self, phases: Sequence[Phase]) -> None:
+        """InputError where a phase lacks cells; nothing is run or written."""
+        for phase in phases:
+            for some in (self.train, self.valid):
+                self._cells(some, phase), self._beside(some, phase, watched=some is self.valid)
+            if phase.batch_size < 2:
+                raise InputError(
+                    f"phase {phase.name!r}: one cell a batch has no variance to be normalised by; give two or more."
+                )
 
     def _run_phase(self, number: int, phase: Phase, saved: Saved | None) -> bool:
         """Whether the phase came to its end."""

@@ -61,13 +61,13 @@ class Translator:
         no training cell had; without it they are refused.
         """
         to = self.target(source, to)
-        feed = self._feed(measured, source, unknown_batch)
+        feed = self.feed_of(measured, source, unknown_batch)
         return self.latents_of(feed, np.arange(feed.n_cells), source=source, to=to)
 
-    def _feed(self, measured: Measured, source: Modality, unknown_batch: str | None) -> Feed:
-        """Cells of a query."""
-        codes = self.system.batch_codes(measured.obs, unknown_batch)
-        return replace(Feed.of_one(measured, source, self.inputs), batch_codes=codes)
+    def feed_of(self, measured: Measured, source: Modality, unknown_batch: str | None = None) -> Feed:
+        """Cells of a query as the network reads them; unknown_batch: as in `latents`."""
+        codes, feed = self.system.batch_codes(measured.obs, unknown_batch), Feed.of_one(measured, source, self.inputs)
+        return replace(feed, batch_codes=codes, raw_inputs=self.system.raw_inputs)
 
     @torch.no_grad()
     def latents_of(
@@ -104,7 +104,7 @@ class Translator:
         if depth is not None and not self.system.tells_depth:
             raise InputError(f"this {self.name} predicts at no depth of its own: leave depth {depth!r} out.")
         self.target(source, to)
-        feed, device = self._feed(measured, source, unknown_batch), next(self.system.parameters()).device
+        feed, device = self.feed_of(measured, source, unknown_batch), next(self.system.parameters()).device
         latents, contexts = [], []
         for batch in self._batches(feed, np.arange(feed.n_cells), source):
             there = batch.to(device)

@@ -5,13 +5,14 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 
 from expresser.atomic import write_text
 from expresser.errors import InputError
@@ -19,7 +20,7 @@ from expresser.record import write_metrics
 from expresser.run_folder import flat
 from translate import fitting
 from translate.fitting import Progress, fingerprint
-from translate.grids import LOWER, Grid, Score, Trial, trials
+from translate.grids import LOWER, Grid, Score, Trial, trial_name, trials
 from translate.held import Held
 from translate.judging import evaluate_fit, judge, page_of_fit
 from translate.registry import SYSTEMS
@@ -90,11 +91,14 @@ def tune(
             "loss changes with its weights, and scores by cell type would choose the one that shows the types you have. Fit "
             "some, and compare them with translate evaluate."
         )
+    prove_one_process()
     if len(split.valid) < 2:
         raise InputError(f"tune: split {split.name!r} has {len(split.valid)} validation cells to compare trials by.")
-    made = trials(config, grid, random=random, seed=seed)
     also = {"seed": seed, "genome": genome, "precision": precision, "label": label}
-    _claim(out, system, study, split, config, grid, also)
+    made = trials(config, grid, random=random, seed=seed)
+    began_with = _claim(out, system, study, split, config, grid, also)
+    # What the first grid varied is not fixed for the folder, so a trial's name says it even where it is not varied now.
+    made = tuple(replace(trial, name=trial_name(began_with | dict(trial.values))) for trial in made)
     label = label or ("cell_type" if "cell_type" in study.obs else None)
     rows = []
     for number, trial in enumerate(made):
@@ -120,11 +124,8 @@ def tune(
             print(f"tune: {trial.name} failed: {why}", file=sys.stderr)
             found = {"state": "failed", "reason": why}
         rows.append({"name": trial.name, "values": dict(trial.values), **found})
-        if fitting.is_main_process():
-            _write_table(out, _flat(rows))
+        _write_table(out, _flat(rows))
     tuned = ranked(rows, score)
-    if not fitting.is_main_process():
-        return {}
     _write_table(out, tuned.table())
     return _finish(
         out,
@@ -212,8 +213,8 @@ def _scores_of(
     fitted = fitting.fit(
         system, study, split=split, out=folder, config=trial.config, resume=True, progress=told, **options
     )
-    if fitted is None or not fitting.is_main_process():
-        return {"state": "interrupted"}
+    if fitted is None:
+        raise InputError("the fit left off before it was done; the same command goes on with it")
     told(0, 0, "scores")
     nobody = np.arange(0)
     watched = Split(f"{split.name}: validation cells", split.train, nobody, split.valid)
@@ -268,10 +269,14 @@ def _take_over(trial: Path, out: Path) -> None:
 
 def _claim(
     out: Path, system: str, study: Study, split: Split, config: Any, grid: Grid, also: Mapping[str, Any]
-) -> None:
-    """Make `out` the folder of this search (``tune.json``); InputError where it is another's. The grid may grow."""
+) -> dict[str, Any]:
+    """Make `out` the folder of this search (``tune.json``); InputError where it is another's. The grid may grow.
+
+    Returns the present values of the options that the first grid varied, the only ones that `out` does not fix.
+    """
     path = out / "tune.json"
-    fixed = {key: value for key, value in flat(asdict(config)).items() if key not in grid}
+    everything = flat(asdict(config))
+    fixed = {key: value for key, value in everything.items() if key not in grid}
     record = {"system": system, "study": fingerprint(study, split), "split": split.name, **also, "config": fixed}
     record = json.loads(json.dumps(record))
     if path.is_file():
@@ -286,12 +291,22 @@ def _claim(
                 f"{out}: this search began with another {', '.join(differ[:5])}. Go on with the same options (values may be "
                 "added to the grid), or choose another --out."
             )
-        return
+        return {key: value for key, value in everything.items() if key not in config_before}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not a search of configurations. Choose a new folder for --out.")
-    if fitting.is_main_process():
-        out.mkdir(parents=True, exist_ok=True)
-        write_metrics(path, record)
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(path, record)
+    return {key: everything[key] for key in grid if key in everything}
+
+
+def prove_one_process() -> None:
+    """InputError where the search was started on several processes: each would rank and judge by itself."""
+    fitting.is_main_process()  # which settles what processes there are
+    if (n := PartialState().num_processes) > 1:
+        raise InputError(
+            f"tune: started on {n} processes, and a search runs on one: leave accelerate launch (torchrun) out. One fit runs on "
+            "several: translate fit with the configuration that the search found."
+        )
 
 
 def _told(progress: Progress | None, number: int, of: int, name: str, done: int, own: int, note: str = "") -> None:

@@ -13,6 +13,7 @@ from translate.batches import Block, SparseRows
 from translate.blocks import xavier_linear
 from translate.heads import DISPERSION_RANGE, START, shrinkage
 
+CELLS = 512  # whose genes are looked at all at once
 MOST = math.log(DISPERSION_RANGE[1])  # log dispersion; beyond, gamma functions of float32s differ by rounding alone
 
 
@@ -136,8 +137,13 @@ class ZinbHead(nn.Module):
     def predict(
         self, hidden: Float[Tensor, "cells size"], genes: slice, *, library: float, inflated: bool
     ) -> Float32[Tensor, "cells genes"]:
-        """Mean counts of these genes in cells of this library; inflated: less those that are lost."""
-        mean = self.scale(hidden).float().softmax(dim=1)[:, genes] * library
+        """Mean counts of these genes in cells of this library; inflated: less those that are lost.
+
+        A share is over all genes of a cell: of these only the logarithm of the sum is kept, some cells at a time.
+        """
+        total = torch.cat([self.scale(some).float().logsumexp(dim=1) for some in hidden.split(CELLS)])
+        own = linear(hidden, self.scale.weight[genes], self.scale.bias[genes]).float()
+        mean = (own - total[:, None]).exp() * library
         if not inflated:
             return mean
         lost = linear(hidden, self.dropout.weight[genes], self.dropout.bias[genes]).float().sigmoid()

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.threads import kept_threads
-from translate.align import align_genes, take_columns
+from translate.align import align_genes, expressed_genes, take_columns
 from translate.preprocess.quantiles import Values, quantiles
 from translate.study import Measured
 
@@ -25,7 +25,7 @@ _CONSTANT = 1e-6  # a spread below this share of the mean is rounding
 class RnaRecipe:
     """How RNA is prepared. The defaults are BABEL's for 10x data (Wu et al., PNAS 2021, "Data preprocessing")."""
 
-    min_genes: int = 200  # expressed genes a cell must have, among those of the model; 0: no filter
+    min_genes: int = 200  # expressed genes a cell must have, of all that n_top_genes chooses among; 0: no filter
     max_genes: int | None = 7000  # None or 0: no filter
     autosomes: bool = True
     log: bool = True
@@ -50,37 +50,43 @@ class RnaInput:
     low: float
     high: float
     left_out: Mapping[str, int] = field(default_factory=dict)  # genes and training cells, by reason
+    counted: pd.DataFrame | None = field(
+        default=None, repr=False
+    )  # genes that the cell filter counts; None: those of var
 
     @classmethod
     def fit(cls, measured: Measured, cells: Int64[np.ndarray, " training"], recipe: RnaRecipe) -> "RnaInput":
         """From these cells, less those the recipe's filter drops; the order of cells and genes does not matter.
 
         Genes: on autosomes where places are known (half the genes or more: one of unknown place is left out; fewer:
-        it stays); with n_top_genes, the most variable of these, and totals are over them. Deviations have ddof 1, and
+        it stays); with n_top_genes, those most variable among cells that pass, and totals are over them. Deviations have ddof 1, and
         where one is 0 it is 1. The bounds are exact percentiles over cells x genes, zeros included; where both are 0 nothing
         is clipped. Memory beside the counts: 4 million entries' worth.
         """
         columns, left_out = _genes(measured.var, recipe)
         cells = cells[np.argsort(measured.obs.index.to_numpy(dtype=object)[cells], kind="stable")]
         counts = take_columns(measured.matrix, columns, cells)
-        if recipe.n_top_genes is not None:
-            top = variable_genes(counts, recipe.n_top_genes)
-            left_out["genes_not_variable"] = len(columns) - len(top)
-            columns, counts = columns[top], counts[:, top]
-        var = measured.var.iloc[columns]
         expressed = np.diff(counts.indptr)
         kept = _kept(expressed, recipe)
         if kept.sum() < 2:
             raise InputError(
                 f"{measured.name}: {int(kept.sum())} of {len(cells):,} training cells express {_span(recipe)} of the "
-                f"{len(var):,} genes, and at least two must (median {np.median(expressed) if len(cells) else 0:,.0f} "
+                f"{len(columns):,} genes, and at least two must (median {np.median(expressed) if len(cells) else 0:,.0f} "
                 "genes a cell). Set min_genes (0: no filter) and max_genes (None: no filter) to suit these data."
             )
         left_out["cells_by_genes"] = int((~kept).sum())
         counts = counts[kept] if not kept.all() else counts
+        counted = None
+        if recipe.n_top_genes is not None:
+            top = variable_genes(counts, recipe.n_top_genes)
+            left_out["genes_not_variable"] = len(columns) - len(top)
+            if len(top) < len(columns) and (recipe.min_genes or recipe.max_genes):
+                counted = measured.var.iloc[columns]
+            columns, counts = columns[top], counts[:, top]
+        var = measured.var.iloc[columns]
         median = float(np.median([total for total in _libraries(counts) if total > 0] or [1.0]))
         nought, one = np.zeros(len(var), dtype=np.float32), np.ones(len(var), dtype=np.float32)
-        found = cls(recipe, var, median, nought, one, -np.inf, np.inf, left_out)
+        found = cls(recipe, var, median, nought, one, -np.inf, np.inf, left_out, counted)
         if recipe.scale:
             mean, sd = found._moments(counts)
             found = replace(found, mean=mean, sd=sd)
@@ -96,9 +102,14 @@ class RnaInput:
         """Raw counts of these genes in this order; a gene that the file lacks is zero. InputError if most are lacking."""
         return align_genes(measured, self.var)
 
-    def keeps(self, counts: sparse.csr_matrix) -> Bool[np.ndarray, " cells"]:
+    @property
+    def filter_genes(self) -> pd.DataFrame:
+        """The genes that the cell filter counts."""
+        return self.var if self.counted is None else self.counted
+
+    def keeps(self, measured: Measured) -> Bool[np.ndarray, " cells"]:
         """Which cells have as many expressed genes as the recipe asks for."""
-        return _kept(np.diff(self._checked(counts).indptr), self.recipe)
+        return _kept(expressed_genes(measured, self.filter_genes), self.recipe)
 
     def inputs(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """x - rest for aligned raw counts, float32 with the pattern of the counts: W x = W rest + W (x - rest)."""
@@ -120,7 +131,11 @@ class RnaInput:
             "tss": self.var["tss"].to_numpy(dtype=np.int64),
         }
         texts = {key: self.var[key].tolist() for key in ("ensembl_id", "symbol", "chrom")}
-        return arrays, {
+        counted = {}
+        if self.counted is not None:
+            names = {key: self.counted[key].tolist() for key in ("ensembl_id", "symbol")}
+            counted = {"counted": {"name": self.counted.index.tolist(), **names}}
+        return arrays, counted | {
             "recipe": asdict(self.recipe),
             "median_library": self.median_library,
             "var": {"name": self.var.index.tolist(), **texts},
@@ -132,6 +147,10 @@ class RnaInput:
         """From what `saved` returned."""
         texts = {key: values for key, values in settings["var"].items() if key != "name"}
         var = pd.DataFrame(texts, index=pd.Index(settings["var"]["name"], dtype=object), dtype=object)
+        counted = None
+        if told := settings.get("counted"):
+            names = {key: told[key] for key in ("ensembl_id", "symbol")}
+            counted = pd.DataFrame(names, index=pd.Index(told["name"], dtype=object), dtype=object)
         low, high = (float(bound) for bound in arrays["bounds"])
         return cls(
             recipe=RnaRecipe(**settings["recipe"]),
@@ -142,6 +161,7 @@ class RnaInput:
             low=low,
             high=high,
             left_out=dict(settings["left_out"]),
+            counted=counted,
         )
 
     def _checked(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
