@@ -20,34 +20,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from scipy import sparse
 
 from translate.feed import Feed
 from translate.fitting import build, configuration
 from translate.phases import Turn, named_parameters, playing
 from translate.preprocess import AtacInput, RnaInput
 from translate.study import Measured, Study
-
-BLOCK = 4096  # cells drawn at once
-
-
-def drawn(n_cells: int, n_features: int, mean: float, seed: int, *, counts: bool) -> sparse.csr_matrix:
-    """About `mean` random non-zeros a cell, as float32; without the copies that stacking blocks would make."""
-    rng = np.random.default_rng(seed)
-    per_cell = np.maximum(rng.poisson(mean, n_cells), 1)
-    indices = np.empty(int(per_cell.sum()), np.int32)
-    lengths, at = np.empty(n_cells, np.int64), 0
-    for start in range(0, n_cells, BLOCK):
-        cells = np.repeat(np.arange(len(per_cell[start : start + BLOCK])), per_cell[start : start + BLOCK])
-        keys = np.unique(cells * np.int64(n_features) + rng.integers(0, n_features, len(cells)))
-        lengths[start : start + BLOCK] = np.bincount(keys // n_features, minlength=len(per_cell[start : start + BLOCK]))
-        indices[at : at + len(keys)] = keys % n_features
-        at += len(keys)
-    values = np.ones(at, np.float32)
-    if counts:
-        values += rng.poisson(0.6, at).astype(np.float32)
-    pointers = np.concatenate([[0], np.cumsum(lengths)])
-    return sparse.csr_matrix((values, indices[:at], pointers), shape=(n_cells, n_features))
 
 
 def study(given: argparse.Namespace) -> Study:
@@ -59,8 +37,8 @@ def study(given: argparse.Namespace) -> Study:
     own = {"rna": np.arange(n["rna"]), "atac": np.r_[np.arange(given.paired), np.arange(n["rna"], len(names))]}
     for modality, cells in own.items():
         rows[modality][cells] = np.arange(len(cells))
-    counts = drawn(n["rna"], given.genes, given.rna_open, 0, counts=True)
-    opened = drawn(n["atac"], given.peaks, given.atac_open, 1, counts=False)
+    counts = scale.drawn(n["rna"], given.genes, given.rna_open, 0, counts=True)
+    opened = scale.drawn(n["atac"], given.peaks, given.atac_open, 1, counts=False)
     obs = {m: pd.DataFrame(index=names[cells]) for m, cells in own.items()}
     measured = {
         "rna": Measured(counts, scale.genes(given.genes), obs["rna"], "RNA"),
