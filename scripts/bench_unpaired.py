@@ -234,7 +234,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
                 pairs, [median([v for p, v in points if p == n]) for n in pairs], color=f"C{number}", label=method
             )
         axis.set(xscale="log", xlabel="paired cells", title=" ".join(filter(None, at)).replace("_", " "))
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
