@@ -28,22 +28,26 @@ def random_counts(n_cells: int, n_features: int, density: float, seed: int, *, b
 
 
 def drawn(n_cells: int, n_features: int, mean: float, seed: int, *, counts: bool) -> sparse.csr_matrix:
-    """About `mean` random non-zeros a cell, as float32; without the copies that stacking blocks would make."""
+    """Each entry non-zero by itself, `mean` of them a cell, as float32: by the gaps between them, in order, without sorting."""
     rng = np.random.default_rng(seed)
-    per_cell = np.maximum(rng.poisson(mean, n_cells), 1)
-    indices = np.empty(int(per_cell.sum()), np.int32)
-    lengths, at = np.empty(n_cells, np.int64), 0
+    share, parts = mean / n_features, []
     for start in range(0, n_cells, BLOCK):
-        cells = np.repeat(np.arange(len(per_cell[start : start + BLOCK])), per_cell[start : start + BLOCK])
-        keys = np.unique(cells * np.int64(n_features) + rng.integers(0, n_features, len(cells)))
-        lengths[start : start + BLOCK] = np.bincount(keys // n_features, minlength=len(per_cell[start : start + BLOCK]))
-        indices[at : at + len(keys)] = keys % n_features
-        at += len(keys)
-    values = np.ones(at, np.float32)
+        size = min(BLOCK, n_cells - start) * n_features
+        gaps = rng.geometric(share, int(size * share + 10 * np.sqrt(size * share) + 10))
+        at = np.cumsum(gaps) - 1
+        parts.append(at[at < size])
+    sizes = [min(BLOCK, n_cells - start) for start in range(0, n_cells, BLOCK)]
+    rows = np.concatenate([np.bincount(part // n_features, minlength=n) for part, n in zip(parts, sizes)])
+    indices = np.empty(int(rows.sum()), np.int32)
+    filled = 0
+    for number, part in enumerate(parts):
+        indices[filled : filled + len(part)] = part % n_features
+        filled += len(part)
+        parts[number] = part[:0]  # its memory is needed
+    values = np.ones(len(indices), np.float32)
     if counts:
-        values += rng.poisson(0.6, at).astype(np.float32)
-    pointers = np.concatenate([[0], np.cumsum(lengths)])
-    return sparse.csr_matrix((values, indices[:at], pointers), shape=(n_cells, n_features))
+        values += rng.poisson(0.6, len(indices)).astype(np.float32)
+    return sparse.csr_matrix((values, indices, np.concatenate([[0], np.cumsum(rows)])), shape=(n_cells, n_features))
 
 
 def peaks(n: int) -> pd.DataFrame:
