@@ -8,7 +8,7 @@ import tyro
 
 from expresser.commands import progress_bar
 from expresser.errors import InputError
-from translate.cli_options import Arguments, choose_split, prove_modalities, settled
+from translate.cli_options import Arguments, choose_split, doubt_labels, origin_of, prove_modalities, settled
 
 EXAMPLE = "expresser translate fit babel --rna rna.h5ad --atac atac.h5ad --split donor --out runs/babel"
 EXAMPLES = {
@@ -76,7 +76,6 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     from translate import fitting
     from translate.embedding_cells import label_of, prove_labels
     from translate.judging import evaluate_fit, page_of_fit
-    from translate.origin import Origin
     from translate.registry import SYSTEMS
     from translate.score_table import score_table
     from translate.terminal import notes, on_fastest
@@ -85,17 +84,7 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     given = settled(given, system, kind)
     if main and not given.resume and (given.out / "run.json").is_file():
         raise InputError(f"{given.out}: holds a run already. Add --resume to go on with it, or choose another --out.")
-    origin = Origin(
-        rna=given.rna,
-        atac=given.atac,
-        protein=given.protein,
-        mudata=given.mudata,
-        rna_only=given.rna_only,
-        atac_only=given.atac_only,
-        layer=given.layer,
-        genes=given.genes,
-        corpus=given.corpus,
-    )
+    origin = origin_of(given)
     with progress_bar(f"fit {system}", active=main) as report, notes() as doubts:
         if given.corpus is not None and given.verify:
             verify_together(given.corpus, progress=lambda stage, done, total: report(done, total, stage))
@@ -106,7 +95,7 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
         if kind.embeds:
             label = label_of(study.obs, given.labels)
             prove_labels(study.obs, label)  # before hours of training, not after
-        _doubt_labels(study, given)
+        doubt_labels(study, given)
         split = choose_split(study, given, kind.needs)
         config, more = _with_alignment(study, split, given, report)
         report(0, None, "preparing")
@@ -186,22 +175,6 @@ def _with_alignment(study: Any, split: Any, given: Arguments[Any], report: Any) 
     )
     words = f"The alignment weighs {config.alignment:g}, chosen by short fits, which are in {given.out}.elbow."
     return config, (Section("Scaling factor of the alignment", words, (elbow_figure(table, summed=config.summed),)),)
-
-
-def _doubt_labels(study: Any, given: Arguments[Any]) -> None:
-    """A warning where labels of ATAC cells come from `translate label`: what is then said of types is no test of it."""
-    import warnings
-
-    from translate.study import DataWarning
-
-    column = given.labels or "cell_type"
-    if f"{column}_confidence" in study.obs and column in study.obs:
-        warnings.warn(
-            f"{column!r} of some cells was brought from RNA by gene activity (expresser translate label): scores of types, and "
-            "of label transfer, are against those labels, not against independent ones.",
-            DataWarning,
-            stacklevel=2,
-        )
 
 
 def _what_was_used(run: Mapping[str, Any]) -> str:

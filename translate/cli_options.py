@@ -1,6 +1,6 @@
 """What ``expresser translate fit SYSTEM`` can be told, and what is made of it before anything is read."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -98,6 +98,29 @@ def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
             "of obs."
         )
     return replace(given, split=split, config=_with_labels(_with_batch(given, system), given))
+
+
+def origin_of(given: Arguments[Any]) -> Any:
+    """What the options say is to be read."""
+    from translate.origin import Origin
+
+    return Origin(**{field.name: getattr(given, field.name) for field in fields(Origin)})
+
+
+def doubt_labels(study: Any, given: Arguments[Any]) -> None:
+    """A warning where labels of ATAC cells come from `translate label`: what is then said of types is no test of it."""
+    import warnings
+
+    from translate.study import DataWarning
+
+    column = given.labels or "cell_type"
+    if f"{column}_confidence" in study.obs and column in study.obs:
+        warnings.warn(
+            f"{column!r} of some cells was brought from RNA by gene activity (expresser translate label): scores of types, and "
+            "of label transfer, are against those labels, not against independent ones.",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def choose_split(study: Any, given: Arguments[Any], needs: tuple[Any, ...] = ()) -> Any:

@@ -1,7 +1,7 @@
 """``expresser translate tune SYSTEM``: a grid of configurations, fitted, ranked by validation cells, the best one judged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Generic
 
 import tyro
@@ -9,7 +9,7 @@ import tyro
 from expresser.commands import progress_bar
 from expresser.errors import InputError
 from translate.cli_fit import given_option
-from translate.cli_options import Arguments, Config, choose_split, prove_modalities, settled
+from translate.cli_options import Arguments, Config, choose_split, doubt_labels, origin_of, prove_modalities, settled
 from translate.grids import Score
 
 EXAMPLE = (
@@ -62,7 +62,6 @@ def run(argv: Sequence[str]) -> None:
 def tune(system: str, given: TuneArguments[Any]) -> None:
     """Read once, split once, fit all, judge the best."""
     from translate.grids import parse_grid, shown, trials
-    from translate.origin import Origin
     from translate.registry import SYSTEMS
     from translate.score_table import score_table
     from translate.terminal import notes
@@ -78,11 +77,12 @@ def tune(system: str, given: TuneArguments[Any]) -> None:
     settings: Any = settled(given, system, kind)
     grid = parse_grid(settings.config, given.grid)  # before anything is read
     n = len(trials(settings.config, grid, random=given.random, seed=given.seed))
-    origin = Origin(**{field.name: getattr(given, field.name) for field in fields(Origin)})
+    origin = origin_of(given)
     with progress_bar(f"tune {system}") as report, notes() as doubts:
         report(0, None, "reading")
         study = origin.read()
         prove_modalities(study, system, kind)
+        doubt_labels(study, given)
         metrics = search(
             system,
             study,
