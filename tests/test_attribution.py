@@ -38,6 +38,17 @@ def scmog(tmp_path_factory) -> Translator:
     return toy_fit("scmog", tmp_path_factory.mktemp("scmog") / "run", toy_study(seed=1))
 
 
+@pytest.fixture(scope="module")
+def polarbear(tmp_path_factory) -> Translator:
+    """It is told batches, and predicts at the depth that it tells from RNA."""
+    return toy_fit("polarbear", tmp_path_factory.mktemp("polarbear") / "run", toy_study(seed=1))
+
+
+@pytest.fixture(scope="module")
+def scact(tmp_path_factory) -> Translator:
+    return toy_fit("scact", tmp_path_factory.mktemp("scact") / "run", toy_study(seed=1))
+
+
 class Linear(System):
     """Features → latent → features, nothing but products. ATAC is decoded as a probability whose log-odds are linear."""
 
@@ -150,25 +161,29 @@ def test_babel_agrees_with_an_integral_over_a_dense_network(babel, made):
     np.testing.assert_allclose(found.values.toarray(), theirs, atol=0.01 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("system", ["babel", "scmog"])
+@pytest.mark.parametrize("system", ["babel", "scmog", "polarbear", "scact"])
 @pytest.mark.parametrize(("source", "to", "targets"), WAYS)
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_attributions_add_up_to_the_prediction_less_the_baseline(request, made, system, source, to, targets, baseline):
     ours = request.getfixturevalue(system)
     measured = toy_measured(made[source], source).take(np.arange(12))
-    for found in integrated_gradients(ours, measured, targets, to=to, baseline=baseline, n_steps=200):
+    # Layer norms of six units turn sharply where all are nearly alike: at the usual sizes 50 steps leave 1 to 2 % over.
+    n_steps = 1000 if system == "polarbear" else 200
+    for found in integrated_gradients(ours, measured, targets, to=to, baseline=baseline, n_steps=n_steps):
         assert found.relative_delta < 0.02
         sums = np.asarray(found.values.sum(axis=1)).ravel()
         np.testing.assert_allclose(sums, found.predicted - found.baseline + found.delta, atol=1e-5)
-        own = ours.predict(measured, source=source, to=to).block(slice(0, 12), slice(found.number, found.number + 1))[
-            :, 0
-        ]
+        predicted = ours.predict(measured, source=source, to=to)
+        own = predicted.block(slice(0, 12), slice(found.number, found.number + 1))[:, 0]
         own = np.log(own / (1 - own)) if to == "atac" else own
         np.testing.assert_allclose(found.predicted, own, atol=1e-4)
         if baseline == "zero":
             counts = ours.inputs[source].align(measured).toarray()
             assert not found.values.toarray()[counts == 0].any()
-            assert np.ptp(found.baseline) < 1e-5  # one cell without anything is like another
+            # One cell without anything is like another that the decoder is told the same of.
+            told = np.zeros((12, 1)) if predicted.context is None else predicted.context
+            _, same = np.unique(told, axis=0, return_inverse=True)
+            assert all(np.ptp(found.baseline[same.ravel() == one]) < 1e-5 for one in np.unique(same))
 
 
 def test_more_steps_leave_less_over(babel, made):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from translate.feed import Feed
 from translate.fitting import build
 from translate.peak_links import agreement, correlate, of_matrix, pairs_near
 from translate.perturb import Change, perturb
+from translate.perturb_names import target_label
+from translate.perturb_page import perturb_page
 from translate.perturb_run import Asked, examine, top_effects
 from translate.polarbear import PolarbearConfig
 from translate.preprocess import AtacInput, RnaInput
@@ -39,6 +42,19 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def babel(model) -> Translator:
     return toy_fit("babel", model, toy_study(seed=1))
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory, babel):
+    """Of a system's name: a small fit, made when it is first asked for."""
+    made = {"babel": babel}
+
+    def of(system: str) -> Translator:
+        if system not in made:
+            made[system] = toy_fit(system, tmp_path_factory.mktemp(system) / "run", toy_study(seed=1))
+        return made[system]
+
+    return of
 
 
 # ---- changes ------------------------------------------------------------------------------------------------------------
@@ -245,6 +261,33 @@ def test_links_are_of_peaks_at_one_depth(deep, made):
     assert both.links["r_to_rna"].notna().any()
 
 
+@pytest.mark.parametrize("system", ["babel", "scmog", "polarbear", "scact"])
+@pytest.mark.parametrize("source", ["atac", "rna"])
+def test_of_every_system_a_change_is_what_is_predicted_after_it_less_before(system, source, made, fits):
+    """Done by hand in the counts; what a system is told beside the latent (batch, depth) is that of the unchanged cell."""
+    ours, to = fits(system), "rna" if source == "atac" else "atac"
+    asked = {"close": ["chr1:1000-1500", "chr2:35000-36000"]} if source == "atac" else {"knock_down": ["GENE004"]}
+    change = Change.of(ours, **asked)
+    effects = perturb(ours, made[source], change, labels="kind", n_null=4)
+    names = ours.var(source).index[change.features]
+    adata = made[source].copy()
+    kept = ~adata.var_names.isin(names)
+    assert (~kept).sum() == len(names)
+    adata.X = sparse.csr_matrix(adata.X.multiply(kept))
+    before, after = (ours.predict(toy_measured(of, source), source=source, to=to) for of in (made[source], adata))
+    assert effects.n_changed == int((made[source][:, ~kept].X.toarray() > 0).any(axis=1).sum())
+    if before.context is not None:
+        after = replace(after, context=before.context)
+    everything = slice(0, 120), slice(0, len(ours.var(to)))
+    difference = after.block(*everything) - before.block(*everything)
+    kind = made[source].obs["kind"].to_numpy()
+    for group, rows in effects.table.groupby("group", sort=False):
+        part = difference if group == "all" else difference[kind == group]
+        np.testing.assert_allclose(rows["change"], part.mean(axis=0), atol=2e-6)
+        assert rows["p"].between(0.2, 1).all()  # of four draws none is rarer than one of five
+    assert np.abs(effects.table["change"]).max() > 1e-5
+
+
 # ---- links --------------------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +424,20 @@ def test_the_command_leaves_tables_figures_and_a_page(babel, model, files, tmp_p
     assert "relative convergence delta" in capsys.readouterr().out
 
 
+def test_genes_that_are_named_by_ensembl_are_shown_by_symbol(babel, made, tmp_path):
+    genes = pd.DataFrame({"symbol": ["SATB2", "", "ACTB", None]}, index=["ENSG1", "ENSG2", "ACTB", "ENSG4"])
+    assert [target_label(genes, i) for i in range(4)] == ["SATB2 (ENSG1)", "ENSG2", "ACTB", "ENSG4"]
+    assert target_label(babel.var("atac"), 0) == babel.var("atac").index[0]
+    asked = Asked(targets=("GENE004",), n_steps=2, cells=10, labels="kind")
+    found = examine(babel, toy_measured(made["atac"], "atac"), "atac", asked)
+    assert found.shown == {"GENE004": "GENE004"}
+    found = replace(found, shown={"GENE004": "SATB2 (ENSG1)"})
+    page = perturb_page(tmp_path / "page.html", found, asked, title="toy", record={"provenance": {}}).read_text()
+    for title in ("peaks within 100 kb", "the strongest peaks", "by cell type"):
+        assert f"SATB2 (ENSG1): {title}" in page
+        assert f"GENE004: {title}" not in page
+
+
 def test_the_command_explains_peaks_by_genes(babel, model, files, tmp_path):
     out = tmp_path / "rna"
     command(
@@ -409,8 +466,11 @@ def test_the_command_explains_peaks_by_genes(babel, model, files, tmp_path):
         ("rna", {"close": ("chr1:4000-4400",)}, "peaks are opened and closed in ATAC"),
         ("atac", {"gene": ("GENE004",), "cell_type": "kind"}, "not COLUMN=VALUE"),
         ("atac", {"gene": ("GENE004",), "cell_type": "kind=c"}, "no cell has kind 'c'; kind is a, b"),
-        ("atac", {"gene": ("GENE004",), "labels": "type"}, "no column 'type'"),
+        ("atac", {"gene": ("GENE004",), "labels": "type"}, "--labels: obs has no column 'type'"),
+        ("atac", {"gene": ("GENE004",), "cell_type": "type=a"}, "--cell-type: obs has no column 'type'"),
         ("atac", {"gene": ("GENE004",), "top": 0}, "--top is 0"),
+        ("atac", {"gene": ("GENE004",), "steps": 0}, "--steps is 0"),
+        ("rna", {"knock_down": ("GENE004",), "null": -1}, "--null is -1"),
     ],
 )
 def test_what_the_command_cannot_do_is_said(babel, model, files, tmp_path, file, asked, message):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.linear_model import Ridge
+from test_translate_engine import log_of
 from torch.distributions import Bernoulli, NegativeBinomial
 from torch.nn import functional
 from translate_toys import ATAC, RNA, toy_anndata, toy_measured, toy_split
@@ -555,6 +556,21 @@ def test_trained_twice_with_one_seed_it_is_the_same_and_a_killed_fit_goes_on(tmp
         assert same(one, fitted(out, study=study, resume=True))
 
 
+@pytest.mark.parametrize("link", ["rate", "product"])
+def test_in_bf16_it_learns_what_it_learns_in_float32(tmp_path: Path, link: Any):
+    config = replace(SMALL, link=link)
+    whole, mixed = (fitted(tmp_path / p, config, precision=p) for p in ("no", "bf16"))
+    assert not same(whole, mixed)
+    assert {v.dtype for v in mixed.system.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    one, two = (log_of(tmp_path / p) for p in ("no", "bf16"))
+    for a, b in zip(one, two):
+        assert b["valid"]["loss"] == pytest.approx(a["valid"]["loss"], rel=0.02)
+    cells = toy_measured(made_of()["rna"], "rna")
+    for to in ("rna", "atac"):
+        a, b = (of.predict(cells, source="rna", to=to).block(slice(0, 120), slice(0, 60)) for of in (whole, mixed))
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
+
+
 def test_saved_and_loaded_it_is_the_same(model: Translator, tmp_path: Path):
     model.save(tmp_path / "model")
     again = Translator.load(tmp_path / "model")
@@ -642,7 +658,9 @@ def test_a_batch_that_training_did_not_have_is_refused_or_taken_for_one_that_is_
     reference = model.latents(cells, source="rna", unknown_batch="reference")
     np.testing.assert_array_equal(reference, model.latents(cells, source="rna", unknown_batch=largest))
     assert not np.allclose(model.latents(cells, source="rna", unknown_batch="d0"), expected)
-    with pytest.raises(InputError, match="no training cell is of batch 'd7'; there are 'd0', 'd1', and 'reference'"):
+    with pytest.raises(
+        InputError, match=r"--batch .*: no training cell is of batch 'd7'; there are 'd0', 'd1', and 'reference'"
+    ):
         model.latents(cells, source="rna", unknown_batch="d7")
     del adata.obs["donor"]
     bare = toy_measured(adata, "rna")

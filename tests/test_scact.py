@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from test_translate_engine import log_of
 from torch.nn.functional import binary_cross_entropy_with_logits
 from translate_toys import ATAC, RNA, toy_anndata, toy_measured
 
@@ -296,6 +297,21 @@ def test_a_fit_without_a_pair_is_the_same_twice_and_comes_back_from_its_folder(t
     opened = one.predict(rna, source="rna", to="atac").block(slice(0, N - 16), slice(0, len(one.var("atac"))))
     atac = one.inputs["atac"].align(toy_measured(alone()[1], "atac"))[: N - 16]
     assert opened.mean() == pytest.approx(atac.mean(), rel=0.02)  # as many peaks are open as were measured
+
+
+@pytest.mark.parametrize("changes", [{}, {"masked": True, "feature_cycle": 1.0, "confounder": 0.1}])
+def test_in_bf16_it_learns_what_it_learns_in_float32(tmp_path, changes):
+    config = replace(TOY, **changes)
+    whole, mixed = (fitted(tmp_path / p, config=config, precision=p) for p in ("no", "bf16"))
+    assert not same(whole, mixed)
+    assert {v.dtype for v in mixed.system.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    one, two = (log_of(tmp_path / p) for p in ("no", "bf16"))
+    for a, b in zip(one, two):
+        assert b["valid"]["loss"] == pytest.approx(a["valid"]["loss"], rel=0.05)
+    cells = toy_measured(alone()[0], "rna")
+    for to in ("rna", "atac"):
+        a, b = (of.predict(cells, source="rna", to=to).block(slice(0, N), slice(0, 50)) for of in (whole, mixed))
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
 
 
 def test_autoencoders_stay_as_they_are_while_maps_learn(tmp_path):

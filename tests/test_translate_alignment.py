@@ -306,7 +306,12 @@ def test_without_labels_unpaired_cells_have_mixing_and_words(paired_fit: tuple[P
     assert stored["methods"] == {"babel": {}}
     assert "Name a column of cell types" in stored["skipped"]["profiles of types, atac to rna"]
     assert set(stored["alignment"]["methods"]["babel"]["rna"]) == {"mixing", "mixing_best", "mixing_neighbours"}
-    assert (tmp_path / "out" / "report.html").is_file()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.search(
+        "were not compared, (RNA from ATAC and ATAC from RNA|ATAC from RNA and RNA from ATAC): see Not run", page
+    )
+    assert "Nothing was scored" not in page
+    assert "<h2>RNA from ATAC" not in page
 
 
 def test_cells_of_one_modality_cannot_judge_a_translation(paired_fit: tuple[Path, Translator]):

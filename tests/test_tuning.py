@@ -17,6 +17,7 @@ from expresser.cli import main
 from expresser.errors import InputError
 from translate import fitting, tuning
 from translate.babel import BabelConfig
+from translate.cli_tune import behind
 from translate.grids import fields_of, parse_grid, shown, trial_name, trials, with_value
 from translate.scmog import ScmogConfig
 from translate.translator import Translator
@@ -217,7 +218,9 @@ def test_what_learns_wins_a_failure_stops_nothing_and_the_folder_is_a_model(
     table = pd.read_csv(tmp_path / "grid" / "trials.tsv", sep="\t")
     assert table["rank"].tolist()[2:] == [2, 1]
     page = (tmp_path / "grid" / "report.html").read_text()
-    assert "Search of configurations" in page
+    assert "<h1>Search of configurations of BABEL" in page
+    first = page.index("ranked by translation of validation cells")
+    assert first < page.index("RNA from ATAC: all methods") < page.rindex("Phase: ")
     assert "translation by lr" in page
 
 
@@ -288,6 +291,15 @@ def test_what_cannot_be_searched(tmp_path: Path) -> None:
         tune("sailer", study, split=toy_split(), out=tmp_path / "x", config=CONFIG, grid={"latent": (1,)})
     with pytest.raises(InputError, match="0 validation cells"):
         tune("babel", study, split=toy_split(valid=0), out=tmp_path / "x", config=CONFIG, grid={"latent": (1,)})
+
+
+def test_a_baseline_that_does_better_than_the_best_is_named() -> None:
+    said = {"rna_to_atac": {"ridge": "behind", "knn": "beats"}, "atac_to_rna": {"ridge": "behind", "mean": "on a par"}}
+    warning = behind({"verdicts": said})
+    assert warning is not None
+    assert "is behind ridge (rna to atac), ridge (atac to rna) on test cells" in warning
+    assert behind({"verdicts": {"rna_to_atac": {"ridge": "on a par"}}}) is None
+    assert behind({}) is None
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,11 @@ import pandas as pd
 from scipy import sparse
 
 from translate.babel import BabelConfig
+from translate.covariates import BatchColumn, LabelColumn
 from translate.fitting import fit
+from translate.polarbear import PolarbearConfig
 from translate.preprocess import AtacRecipe, RnaRecipe
+from translate.scact import ScactConfig
 from translate.scmog import ScmogConfig
 from translate.splits import Split
 from translate.study import Measured, Modality, Study
@@ -33,7 +36,34 @@ SCMOG = ScmogConfig(
     to_protein_epochs=3,
     lr=1e-3,
 )
-CONFIGS: dict[str, Any] = {"babel": BABEL, "scmog": SCMOG}
+POLARBEAR = PolarbearConfig(
+    rna=RNA,
+    atac=ATAC,
+    batch=BatchColumn("kind"),
+    latent=4,
+    atac_hidden=6,
+    rna_hidden=10,
+    batch_size=32,
+    epochs=3,
+    atac_ramp=2,
+    rna_ramp=2,
+    map_epochs=3,
+    map_batch_size=16,
+)
+SCACT = ScactConfig(
+    rna=RNA,
+    atac=ATAC,
+    label=LabelColumn("kind"),
+    latent=6,
+    rna_hidden=(16, 8),
+    atac_hidden=(8, 4),
+    experts=3,
+    batch_size=32,
+    epochs=3,
+    joint_epochs=3,
+    joint_steps=None,
+)
+CONFIGS: dict[str, Any] = {"babel": BABEL, "scmog": SCMOG, "polarbear": POLARBEAR, "scact": SCACT}
 
 
 def toy_anndata(

@@ -97,7 +97,7 @@ def _space(translator: Any, space: str | None) -> Any:
     if not known:
         raise InputError(
             f"match: {translator.name} has no latent in which cells of RNA and of ATAC can be compared. Choose a system that has, "
-            "such as babel with config.shared."
+            "such as babel fitted with --config.shared."
         )
     if space is not None and space not in known:
         raise InputError(

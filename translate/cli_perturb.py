@@ -1,6 +1,7 @@
 """``expresser translate perturb``: what drives a model's predictions, and what it predicts for cells that were changed."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -132,7 +133,7 @@ def perturb(
             files=files,
             title=f"In-silico perturbation: {named}",
         )
-    for line in _lines(result.metrics):
+    for line in _lines(result.metrics, result.shown):
         print(line)
     print(f"report: {out / 'report.html'}")
 
@@ -151,11 +152,11 @@ def _prove_targets(path: Path, source: str, gene: tuple[str, ...], peak: tuple[s
         raise InputError(f"--peak explains peaks by genes, but {path} holds {source}. Give RNA, or explain a --gene.")
 
 
-def _lines(metrics: dict) -> list[str]:
-    """What was found, for the terminal."""
+def _lines(metrics: dict, shown: Mapping[str, str]) -> list[str]:
+    """What was found, for the terminal; shown: targets as people call them."""
     lines = []
     for target, figures in metrics.get("attribution", {}).get("targets", {}).items():
-        lines.append(f"{target}: relative convergence delta {figures['delta_relative']:.2%}")
+        lines.append(f"{shown.get(target, target)}: relative convergence delta {figures['delta_relative']:.2%}")
     for name, value in metrics.get("links", {}).get("agreement", {}).items():
         lines.append(
             f"links ({name}): {metrics['links']['pairs']:,} pairs, {metrics['links']['significant'][name]:,} with q < 0.05; "

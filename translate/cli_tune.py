@@ -1,6 +1,6 @@
 """``expresser translate tune SYSTEM``: a grid of configurations, fitted, ranked by validation cells, the best one judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -107,8 +107,26 @@ def tune(system: str, given: TuneArguments[Any]) -> None:
     best = metrics["best"]
     if "methods" in metrics:
         print(score_table(metrics))
+    if warning := behind(metrics):
+        print(warning)
     print(*metrics["notes"], sep="\n", end="\n" if metrics["notes"] else "")
     print(f"{n} trials, in {given.out / 'trials.tsv'}")
     values = " ".join(f"{name}={shown(value)}" for name, value in best["values"].items())
     print(f"best: {values} ({best['score']} of validation cells {best[best['score']]:.4f})")
     print(f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}")
+
+
+def behind(metrics: Mapping[str, Any]) -> str | None:
+    """That a baseline does better on test cells than the best of all trials; None where none does."""
+    better = [
+        f"{name} ({direction.replace('_', ' ')})"
+        for direction, said in metrics.get("verdicts", {}).items()
+        for name in said
+        if said[name] == "behind"
+    ]
+    if not better:
+        return None
+    return (
+        f"warning: even the best of the trials is behind {', '.join(better)} on test cells. Take the baseline, search wider, or give "
+        "more cells, paired ones above all."
+    )

@@ -20,7 +20,7 @@ from translate.evaluate import Method, evaluate
 from translate.held import Held, split_of
 from translate.maps import FEWEST, principal_scores, sampled
 from translate.origin import Origin
-from translate.pages import Components, evaluation_page, evaluation_sections, fit_page
+from translate.pages import Components, Summary, evaluation_page, evaluation_sections, fit_page
 from translate.predicted import Predicted
 from translate.scales import feature_names, values_of
 from translate.study import MODALITIES, Modality, Study
@@ -114,14 +114,15 @@ def evaluate_fit(
     label: str | None = None,
     baselines: bool = True,
     maps: bool = True,
-    more: Sequence[Section] = (),
+    title: str | None = None,
+    opening: tuple[Summary, Sequence[Section]] = ((), ()),
     seed: int = 0,
     say: Say = lambda words: None,
 ) -> dict[str, Any]:
     """Judge the fit in `out` by the test cells of its split; write its ``metrics.json`` and ``report.html``.
 
-    The doubts about the data that the fit has on record stand in both. more: sections of the report after those of the
-    evaluation.
+    The doubts about the data that the fit has on record stand in both. title, opening: of the report, in place of the fit's
+    own title, and before the evaluation.
     """
     held = Held(study, split_of(out, study), seen=0, truth=truth)
     metrics, drawings, components = judge(
@@ -132,11 +133,12 @@ def evaluate_fit(
     write_metrics(out / "metrics.json", metrics)
     say("report")
     sections = evaluation_sections(metrics, drawings, components=components, maps=maps, seed=_SEED_OF_MAPS)
-    page_of_fit(out, translator, (sections[0], [*sections[1], *more]))
+    evaluated = [*opening[0], *sections[0]], [*opening[1], *sections[1]]
+    page_of_fit(out, translator, evaluated, title=title)
     return metrics
 
 
-def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) -> Path:
+def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ()), *, title: str | None = None) -> Path:
     """Write ``report.html`` of a fit: its evaluation, where there is one, then how it was trained."""
     run, published = translator.run, translator.system.published
     ways = ", ".join(f"{MODALITY_NAMES[s]} to {MODALITY_NAMES[t]}" for s, t in translator.directions if s != t)
@@ -159,7 +161,7 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ())) ->
     origin = {k: run[k] for k in ("system", "preset", "seed", "precision", "split", "config") if k in run}
     return fit_page(
         out / "report.html",
-        title=f"{published.name}: {ways}",
+        title=title or f"{published.name}: {ways}",
         log=[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
         facts=facts,
         provenance=run["provenance"] | origin | {"data": run.get("origin", {})},

@@ -196,12 +196,10 @@ def doubts_section(doubts: Sequence[str]) -> list[Section]:
 
 
 def profile_section(metrics: Mapping[str, Any], direction: str) -> Section:
-    """Types' profiles in one direction, where no test cell was measured in both modalities."""
+    """Types' profiles in one direction that was scored, where no test cell was measured in both modalities."""
     methods, to = metrics["methods"], target(direction)
     order = [name for name in methods if direction in methods[name]]
     order.sort(key=lambda name: -value(methods[name][direction], "pseudobulk_type_pearson", missing=-np.inf))
-    if not order:
-        return Section(heading(direction), "Nothing was scored: see below, under Not run.")
     columns = [c for c in _COLUMNS[to] if any(c in methods[name][direction] for name in order)]
     frame = pd.DataFrame(
         {score_name(c): [value(methods[n][direction], c) for n in order] for c in columns}, index=order

@@ -108,8 +108,11 @@ def evaluation_sections(
     oracles = [name for name in methods if name.startswith("oracle")]
     models = [name for name in methods if name not in metrics["baselines"] and name not in oracles]
     if metrics.get("unpaired"):
-        sections = [Section("Result", metrics["unpaired"])]
-        sections += [profile_section(metrics, direction) for direction in metrics["directions"]]
+        scored = [d for d in metrics["directions"] if any(d in of for of in methods.values())]
+        left = [heading(d) for d in metrics["directions"] if d not in scored]
+        missing = [f"Types' profiles were not compared, {' and '.join(left)}: see Not run."] if left else []
+        sections = [Section("Result", "\n\n".join([metrics["unpaired"], *missing]))]
+        sections += [profile_section(metrics, direction) for direction in scored]
         sections += [*alignment_section(metrics, drawings, models, maps, most_cells, seed), *_not_run(metrics)]
         return _headline(metrics, {}, models), sections
     found = {

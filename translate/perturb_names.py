@@ -44,6 +44,12 @@ def genes_named(translator: Translator, name: str) -> Int64[np.ndarray, " genes"
     raise InputError(f"gene {name!r} is not among the {len(var):,} genes of this model. {hint}")
 
 
+def target_label(var: pd.DataFrame, number: int) -> str:
+    """What a feature is called before people: a gene that goes by its Ensembl id as SYMBOL (ENSG…), all others by name."""
+    name, symbol = str(var.index[number]), var["symbol"].iloc[number] if "symbol" in var else ""
+    return name if pd.isna(symbol) or symbol in ("", name) else f"{symbol} ({name})"
+
+
 def peaks_named(translator: Translator, name: str) -> Int64[np.ndarray, " peaks"]:
     """Numbers of the peaks that share a base with an interval such as chr1:100-200."""
     return peaks_in(translator, Regions.parse([name], where="peak"), repr(name))
@@ -84,16 +90,18 @@ def cell_groups(obs: pd.DataFrame, labels: str | None) -> dict[str, Int64[np.nda
     groups: dict[str, Int64[np.ndarray, " cells"]] = {ALL: np.arange(len(obs))}
     if labels is None:
         return groups
-    column = column_of(obs, labels)
+    column = column_of(obs, labels, "--labels")
     for value in sorted(set(column) - {""}):
         groups[value if value != ALL else f"{ALL} ({labels})"] = np.flatnonzero(column == value)
     return groups
 
 
-def column_of(obs: pd.DataFrame, name: str) -> np.ndarray:
-    """A column of obs as text, "" where it is missing; InputError where there is none."""
+def column_of(obs: pd.DataFrame, name: str, option: str) -> np.ndarray:
+    """A column of obs as text, "" where it is missing; InputError, which names the option, where there is none."""
     if name not in obs:
-        raise InputError(f"obs has no column {name!r}; it has {', '.join(map(str, obs.columns)) or 'none'}.")
+        raise InputError(
+            f"{option}: obs has no column {name!r}; it has {', '.join(map(str, obs.columns)) or 'none'}. Name one of these."
+        )
     column = obs[name]
     return np.where(column.isna(), "", column.astype(str)).astype(object)
 
@@ -103,7 +111,7 @@ def cells_of_type(obs: pd.DataFrame, given: str) -> Int64[np.ndarray, " cells"]:
     column, equals, value = given.partition("=")
     if not equals:
         raise InputError(f"--cell-type: {given!r} is not COLUMN=VALUE, such as cell_type=B.")
-    values = column_of(obs, column)
+    values = column_of(obs, column, "--cell-type")
     found = np.flatnonzero(values == value)
     if not len(found):
         known = sorted(set(values) - {""})

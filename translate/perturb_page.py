@@ -62,13 +62,14 @@ def _attribution_sections(found: Found, asked: Asked) -> list[Section]:
     )
     figures: list[Figure | Table] = []
     for target, part in list(table[table["group"] == ALL].groupby("target", sort=False))[:TARGETS]:
+        called = found.shown.get(str(target), str(target))
         near = part[part["distance"].notna()]
         near = near[near["distance"].abs().astype(float) <= asked.window] if len(near) else near
         if len(near):
             drawing = svg(partial(_along, near=near, unit=_UNITS[found.to]), (6.4, 2.6))
             figures.append(
                 Figure(
-                    f"{target}: {driver}s within {asked.window // 1000:,} kb",
+                    f"{called}: {driver}s within {asked.window // 1000:,} kb",
                     drawing,
                     "Distance between the transcription start and the nearest base of the peak; 0 inside.",
                     near[["feature", "distance", "attribution", "sd", "share"]],
@@ -82,7 +83,7 @@ def _attribution_sections(found: Found, asked: Asked) -> list[Section]:
             partial(bar_axes, values=values, low=values - sem, high=values + sem, xlabel="mean attribution"),
             (6.4, 0.6 + 0.28 * len(best)),
         )
-        figures.append(Figure(f"{target}: the strongest {driver}s", drawing, "", best))
+        figures.append(Figure(f"{called}: the strongest {driver}s", drawing, "", best))
         if table["group"].nunique() > 1:
             wide = table[(table["target"] == target) & table["feature"].isin(best["feature"])]
             grid = (
@@ -91,10 +92,13 @@ def _attribution_sections(found: Found, asked: Asked) -> list[Section]:
             grid = grid.set_axis(index, axis=0)[list(dict.fromkeys(wide["group"]))]
             size = (2.6 + 0.5 * grid.shape[1], 1.0 + 0.28 * len(grid))
             drawing = svg(partial(heatmap_axes, frame=grid, center=0, label="mean attribution"), size)
-            figures.append(Figure(f"{target}: by cell type", drawing, "", grid.reset_index()))
+            figures.append(Figure(f"{called}: by cell type", drawing, "", grid.reset_index()))
     convergence = pd.DataFrame(found.metrics["attribution"]["targets"]).T
+    convergence = convergence.rename(index=dict(found.shown))
     convergence.index.name = "target"
-    top = table[table["rank"] <= min(asked.top, 20)].drop(columns=["start", "end"])
+    top = (
+        table[table["rank"] <= min(asked.top, 20)].drop(columns=["start", "end"]).replace({"target": dict(found.shown)})
+    )
     figures += [
         Table("Convergence", convergence),
         Table(f"Strongest {driver}s", top, "All are in attributions.parquet."),

@@ -22,7 +22,7 @@ from translate.peak_links import (
     pairs_near,
 )
 from translate.perturb import Change, Effects, on_own_features, perturb
-from translate.perturb_names import cell_groups, cells_of_type, column_of
+from translate.perturb_names import cell_groups, cells_of_type, column_of, target_label
 from translate.preprocess import RnaInput
 from translate.study import Measured, Modality
 from translate.translator import Translator
@@ -58,6 +58,7 @@ class Found:
     attributions: pd.DataFrame | None = field(default=None, repr=False)  # every target, group and feature
     links: pd.DataFrame | None = field(default=None, repr=False)
     effects: Effects | None = field(default=None, repr=False)
+    shown: Mapping[str, str] = field(default_factory=dict)  # targets as people call them (`target_label`)
 
 
 def examine(
@@ -79,7 +80,7 @@ def examine(
     if asked.cell_type is not None:
         measured = measured.take(cells_of_type(measured.obs, asked.cell_type))
     if asked.labels is not None:
-        column_of(measured.obs, asked.labels)
+        column_of(measured.obs, asked.labels, "--labels")
     own = on_own_features(translator.inputs, measured, source)
     n = own.n_cells
     sample = np.arange(n)
@@ -88,6 +89,7 @@ def examine(
     some = own.take(sample)
     metrics: dict[str, Any] = {"cells": {"given": n, "examined": len(sample)}, "source": source, "to": to}
     attributions = links = effects = None
+    shown: dict[str, str] = {}
     if asked.targets:
         groups = cell_groups(some.obs, asked.labels)
         found, tables = [], []
@@ -104,6 +106,7 @@ def examine(
         ):
             tables.append(attribution_table(translator, one, groups))
             found.append(one.without_cells())
+            shown[one.target] = target_label(translator.var(to), one.number)
         attributions = pd.concat(tables, ignore_index=True)
         metrics["attribution"] = _convergence(found, asked)
         progress(0, None, "correlating")
@@ -122,7 +125,7 @@ def examine(
             progress=progress,
         )
         metrics["perturbation"] = _effect_figures(translator, effects)
-    return Found(source, to, metrics, attributions, links, effects)
+    return Found(source, to, metrics, attributions, links, effects, shown)
 
 
 def top_effects(table: pd.DataFrame, top: int) -> pd.DataFrame:
@@ -145,7 +148,14 @@ def _prove(translator: Translator, measured: Measured, source: Modality, to: Mod
         raise InputError(
             f"perturb: {measured.name} holds {source}, but {what}. Give cells measured in {asked.change.source}."
         )
-    for name, value, least in (("--cells", asked.cells, 0), ("--top", asked.top, 1), ("--window", asked.window, 0)):
+    counts = (
+        ("--cells", asked.cells, 0),
+        ("--top", asked.top, 1),
+        ("--window", asked.window, 0),
+        ("--steps", asked.n_steps, 1),
+        ("--null", asked.n_null, 0),
+    )
+    for name, value, least in counts:
         if value < least:
             raise InputError(f"{name} is {value}; give {least} or more.")
     translator.target(source, to)

@@ -275,7 +275,8 @@ class Polarbear(System):
             return REFERENCE
         if name not in names:
             raise InputError(
-                f"unknown_batch: no training cell is of batch {name!r}; there are {', '.join(map(repr, names))}, and 'reference'."
+                f"--batch (in a fit --config.unknown-batch): no training cell is of batch {name!r}; there are "
+                f"{', '.join(map(repr, names))}, and 'reference' for the largest."
             )
         return names.index(name)
 

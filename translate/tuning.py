@@ -28,7 +28,7 @@ from translate.splits import Split
 from translate.study import Modality, Study
 from translate.terminal import on_fastest
 from translate.translator import Translator
-from translate.tuning_page import tuning_sections
+from translate.tuning_page import tuning_opening
 
 _SCORED = "scores.json"
 _OF_FIT = ("split.tsv", "log.jsonl", "fit.json", "run.json")
@@ -246,12 +246,13 @@ def _finish(
     (out / "metrics.json").unlink(missing_ok=True)
     _take_over(out / "trials" / tuned.best, out)
     translator = Translator.load(out / "model")
-    sections = tuning_sections(tuned.table(), list(grid), tuned.score, tuned.best, tuned.notes)
+    opening = tuning_opening(tuned.table(), list(grid), tuned.score, tuned.best, tuned.notes)
+    title = f"Search of configurations of {translator.system.published.name}"
     metrics: dict[str, Any] = {"system": translator.name, "model": str(out / "model")}
     if judged:
-        metrics = evaluate_fit(out, on_fastest(translator), study, more=sections, say=say, **options)
+        metrics = evaluate_fit(out, on_fastest(translator), study, title=title, opening=opening, say=say, **options)
     else:
-        page_of_fit(out, translator, ((), sections))
+        page_of_fit(out, translator, opening, title=title)
     write_metrics(out / "metrics.json", metrics | more)
     return metrics | more
 

@@ -6,18 +6,19 @@ from functools import partial
 import pandas as pd
 
 from expresser.plots import bar_axes, curve_axes, heatmap_axes, svg
+from expresser.readable import Number
 from expresser.report import Figure, Section, Table
 
 
-def tuning_sections(
+def tuning_opening(
     table: pd.DataFrame, names: Sequence[str], score: str, best: str, notes: Sequence[str]
-) -> tuple[Section, ...]:
-    """One section. names: columns of the table that were varied; score: the column by which trials were ranked."""
+) -> tuple[list[tuple[str, Number | str | None]], list[Section]]:
+    """At a glance, and a section. names: columns of the table that were varied; score: what trials were ranked by."""
     done = table[table["state"] == "finished"]
     failed = int((table["state"] == "failed").sum())
     words = [
-        f"{len(done):,} trials, ranked by {score} of validation cells; the best is {best}. Its test cells were looked at only "
-        "after that, so what stands above is no choice among chances.",
+        f"{len(done):,} trials, ranked by {score} of validation cells; the best is {best}. Test cells were looked at only "
+        "after that, for the best alone: what they say of it is no choice among chances.",
         *notes,
     ]
     words += [f"{failed:,} trials failed; the table says why."] if failed else []
@@ -29,7 +30,12 @@ def tuning_sections(
         *figures,
         Table("Trials", shown.map(_plain), "Scores are of validation cells."),
     )
-    return (Section("Search of configurations", "\n\n".join(words), items),)
+    glance: list[tuple[str, Number | str | None]] = [
+        ("trials", len(done)),
+        ("best", best),
+        (f"its {score}, validation cells", float(done.loc[done["name"] == best, score].iloc[0])),
+    ]
+    return glance, [Section("Search of configurations", "\n\n".join(words), items)]
 
 
 def _map(done: pd.DataFrame, rows: str, columns: str, score: str, *, more: bool) -> Figure:
