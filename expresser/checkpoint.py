@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from jinja2 import Environment, StrictUndefined
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
@@ -17,7 +14,9 @@ from transformers.utils import logging
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.hub_client import is_hub_id, snapshot
 from expresser.model.modeling import ExpresserPreTrainedModel
+from expresser.model_card import model_card
 
 FILES = ("config.json", "model.safetensors", "genes.tsv", "run.json", "README.md")
 
@@ -60,7 +59,8 @@ def save(
             model.save_pretrained(part)
         vocab.save(part / "genes.tsv")
         (part / "run.json").write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
-        (part / "README.md").write_text(model_card(run))
+        parameters = sum(weight.numel() for weight in model.parameters())
+        (part / "README.md").write_text(model_card(run, parameters=parameters), encoding="utf-8")
         if extra is not None:
             extra(part)
     return folder
@@ -78,28 +78,28 @@ def locate(model: str | Path, files: tuple[str, ...] = FILES) -> Path:
     """
     path = Path(model)
     if path.is_dir():
-        folder = path
-        if not (path / "config.json").exists():
-            if (path / "model").is_dir():
-                folder = path / "model"
-            elif checkpoints := list_checkpoints(path):
-                folder = checkpoints[-1]
-    elif path.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        folder = model_folder(path)
+    elif path.exists() or not is_hub_id(str(model)):
         raise InputError(f"{model}: no such folder, and not a hub id (org/name or org/name@revision).")
     else:
-        name, _, revision = str(model).partition("@")
-        try:
-            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise InputError(
-                f"{model}: no such folder here, and the hub did not give it ({type(error).__name__}: {error})."
-            ) from error
+        folder = snapshot(str(model), files)
     missing = [name for name in files[:-1] if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"{folder}: not a model folder: {', '.join(missing)} missing. A model folder holds {', '.join(files)}."
+            f"{folder if path.is_dir() else model}: not a model folder: {', '.join(missing)} missing. "
+            f"A model folder holds {', '.join(files)}."
         )
     return folder
+
+
+def model_folder(path: Path) -> Path:
+    """The folder itself if it holds a model; of a run its final model, else its newest checkpoint."""
+    if not (path / "config.json").exists():
+        if (path / "model").is_dir():
+            return path / "model"
+        if checkpoints := list_checkpoints(path):
+            return checkpoints[-1]
+    return path
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -146,61 +146,3 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-_CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-    """---
-license: apache-2.0
-library_name: expresser
-tags: [single-cell, scrna-seq, gene-embeddings, imputation]
----
-# Expression Transformer ({{ recipe }})
-
-A masked-expression model of {{ genes }} human genes, pretrained on {{ cells }} cells of corpus `{{ corpus_id[:12] }}`.
-
-| | |
-|---|---|
-{% for name, value in facts.items() %}
-| {{ name }} | {{ value }} |
-{% endfor %}
-
-## Use
-```
-expresser embed THIS_FOLDER cells.h5ad --out embedded.h5ad
-expresser impute THIS_FOLDER cells.h5ad --out imputed.h5ad
-expresser genes export THIS_FOLDER --out genes.parquet
-```
-Input is raw counts. `run.json` holds the full configuration, the versions and the manifest of the corpus.
-
-## Sources
-{% for source in sources %}
-- {{ source }}
-{% endfor %}
-
-## Reference
-Y. Cao, dissertation, University of California, Irvine, 2023, chapter 4.
-"""
-)
-
-
-def model_card(run: Mapping[str, Any]) -> str:
-    """The README.md of a checkpoint, from its run record."""
-    facts = {
-        name: value
-        for name, value in {
-            "steps": run.get("step"),
-            "cells seen": run.get("cells_seen"),
-            "validation loss": run.get("valid", {}).get("mse"),
-            "validation MAE": run.get("valid", {}).get("mae"),
-            "seed": run.get("seed"),
-        }.items()
-        if value is not None
-    }
-    return _CARD.render(
-        recipe=run.get("recipe", "custom"),
-        genes=run.get("genes", "?"),
-        cells=run.get("cells", "?"),
-        corpus_id=run.get("corpus_id", "unknown"),
-        facts=facts,
-        sources=run.get("sources", []),
-    )

@@ -1,22 +1,21 @@
 """Corpora elsewhere: what is pulled is what was pushed, whatever breaks on the way, and half a corpus is none."""
 
-import base64
 import contextlib
-import hashlib
-import http.server
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 import anndata
+import local_hub
 import numpy as np
 import pandas as pd
 import pytest
+from local_hub import Hub
+from local_server import Handler, Server, running
 from scipy import sparse
 
 from expresser.cli import main
@@ -67,83 +66,6 @@ def same(one: Corpus, other: Corpus) -> bool:
     return tree(one.path) == tree(other.path)
 
 
-@dataclass
-class Server:
-    """A server on the loopback. `cut`: file name -> bytes after which the connection breaks, each time it is asked."""
-
-    url: str = ""
-    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
-    cut: dict[str, int] = field(default_factory=dict)
-    ranges: bool = True
-
-    def starts(self, name: str) -> list[int]:
-        """Where each request for a file's bytes began."""
-        found = [range_ for method, path, range_ in self.asked if method == "GET" and path.endswith(name)]
-        return [int(range_.removeprefix("bytes=").split("-")[0]) if range_ else 0 for range_ in found]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers with the bytes of files, ranges of them where asked, and breaks off where told."""
-
-    server_state: Server
-    protocol_version = "HTTP/1.1"
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def give(self, body: bytes, headers: dict[str, str] | None = None) -> None:
-        state, name = self.server_state, self.path.partition("?")[0].rpartition("/")[2]
-        asked = self.headers.get("Range", "") if state.ranges else ""
-        start, stop, status = 0, len(body), 200
-        if asked:
-            first, _, last = asked.removeprefix("bytes=").partition("-")
-            start, stop, status = int(first), int(last) + 1 if last else len(body), 206
-        allowed = state.cut.get(name)
-        piece = body[start:stop]
-        if allowed is not None and self.command == "GET" and start + len(piece) > allowed:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(piece)))
-            self.end_headers()
-            self.wfile.write(piece[: max(0, allowed - start)])
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.close()
-            return
-        about = {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"} if status == 206 else {}
-        self.answer(status, piece, about | (headers or {}))
-
-    def do_GET(self) -> None:
-        self.server_state.asked.append((self.command, self.path, self.headers.get("Range", "")))
-        self.serve()
-
-    do_HEAD = do_POST = do_PUT = do_GET
-
-    def serve(self) -> None:
-        raise NotImplementedError
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-def running(handler: type[Handler], state: Server) -> Iterator[Server]:
-    handler.server_state = state
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.handle_error = lambda *words: None  # type: ignore[method-assign]
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def web(corpus: Corpus, tmp_path: Path) -> Iterator[Server]:
     """A web server with a corpus in /atlas, whose files a test may damage."""
@@ -160,142 +82,15 @@ def web(corpus: Corpus, tmp_path: Path) -> Iterator[Server]:
     yield from running(Files, Server())
 
 
-@dataclass
-class Repo:
-    """What the hub holds: commits by branch, each a table of files; blobs wait in `uploaded` until a commit names them."""
-
-    branches: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    uploaded: dict[str, bytes] = field(default_factory=dict)
-    private: bool = False
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A hub on the loopback, for the real client: data sets lab/…, made, written and read through its own requests."""
-    from huggingface_hub import constants
-
-    repos: dict[str, Repo] = {}
-    state = Server()
-
-    class Hub(Handler):
-        def json(self, value: object, status: int = 200, **headers: str) -> None:
-            self.answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | headers)
-
-        def serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
-            if parts == ["api", "repos", "create"]:
-                asked = json.loads(body)
-                name = f"{asked['organization']}/{asked['name']}"
-                if asked["organization"] != "lab":
-                    return self.json({"error": "Forbidden"}, 403)
-                if name in repos:
-                    return self.json({"error": "exists", "url": f"{state.url}/datasets/{name}"}, 409)
-                repos[name] = Repo({"main": "0" * 40}, {"0" * 40: {}}, private=asked.get("visibility") == "private")
-                return self.json({"url": f"{state.url}/datasets/{name}"})
-            if parts == ["api", "validate-yaml"]:
-                return self.json({"errors": [], "warnings": []})
-            if parts[:1] == ["lfs"]:
-                repos[f"lab/{parts[1]}"].uploaded[parts[2]] = body
-                return self.answer(200, b"")
-            if parts[:2] == ["api", "datasets"]:
-                return self.api("/".join(parts[2:4]), parts[4:], body)
-            if parts[0] == "datasets" and parts[2].endswith(".git"):
-                name = f"{parts[1]}/{parts[2].removesuffix('.git')}"
-                return self.batch(name, json.loads(body))
-            if parts[0] == "datasets" and parts[3] == "resolve":
-                return self.file("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
-            self.json({}, 404)
-
-        def api(self, name: str, rest: list[str], body: bytes) -> None:
-            if name not in repos:
-                return self.json({"error": "no"}, 404, **{"X-Error-Code": "RepoNotFound"})
-            repo = repos[name]
-            if rest[:1] == ["branch"]:
-                repo.branches[rest[1]] = repo.branches["main"]
-                return self.json({})
-            revision = rest[1] if rest else "main"
-            commit = repo.branches.get(revision, revision)
-            if commit not in repo.commits:
-                return self.json({"error": "no"}, 404, **{"X-Error-Code": "RevisionNotFound"})
-            files = repo.commits[commit]
-            if not rest or rest[0] == "revision":
-                siblings = [{"rfilename": path} for path in files]
-                return self.json({"id": name, "sha": commit, "siblings": siblings, "private": repo.private})
-            listed = [{"type": "file", "path": p, "size": len(b), "oid": "0" * 40} for p, b in files.items()]
-            if rest[0] == "tree":
-                return self.json(listed)
-            if rest[0] == "paths-info":
-                words = body.decode()
-                asked = json.loads(words)["paths"] if words.startswith("{") else unquote(words)
-                return self.json([entry for entry in listed if entry["path"] in asked])
-            if rest[0] == "preupload":
-                modes = [
-                    {
-                        "path": entry["path"],
-                        "uploadMode": "lfs" if entry["path"].endswith((".arrow", ".parquet")) else "regular",
-                        "shouldIgnore": False,
-                    }
-                    for entry in json.loads(body)["files"]
-                ]
-                return self.json({"files": modes})
-            if rest[0] == "commit":
-                return self.commit(name, revision, dict(files), body)
-            self.json({}, 404)
-
-        def batch(self, name: str, asked: dict) -> None:
-            known = repos[name].uploaded
-            objects = [
-                entry
-                if entry["oid"] in known
-                else entry | {"actions": {"upload": {"href": f"{state.url}/lfs/{name.split('/')[1]}/{entry['oid']}"}}}
-                for entry in asked["objects"]
-            ]
-            self.json({"transfer": "basic", "objects": objects})
-
-        def commit(self, name: str, branch: str, files: dict[str, bytes], body: bytes) -> None:
-            repo = repos[name]
-            for line in map(json.loads, body.decode().splitlines()):
-                value = line["value"]
-                if line["key"] == "file":
-                    files[value["path"]] = base64.b64decode(value["content"])
-                elif line["key"] == "lfsFile":
-                    files[value["path"]] = repo.uploaded[value["oid"]]
-                elif line["key"] == "deletedFile":
-                    del files[value["path"]]
-            sha = hashlib.sha1(body).hexdigest()
-            repo.commits[sha], repo.branches[branch] = files, sha
-            self.json({"commitUrl": f"{state.url}/datasets/{name}/commit/{sha}", "commitOid": sha})
-
-        def file(self, name: str, revision: str, path: str) -> None:
-            files = repos[name].commits.get(repos[name].branches.get(revision, revision), {}) if name in repos else {}
-            if path not in files:
-                return self.json({}, 404, **{"X-Error-Code": "EntryNotFound"})
-            self.give(files[path], {"ETag": '"0"', "X-Repo-Commit": revision})
-
-    state.repos = repos  # type: ignore[attr-defined]
-    for served in running(Hub, state):
-        url = served.url
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        from huggingface_hub import hf_api
-
-        monkeypatch.setattr(hf_api.api, "endpoint", url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        yield served
+hub = local_hub.hub  # a hub on the loopback, for the real client
 
 
 # The hub, with its real client
 
 
-def test_what_was_pushed_is_what_is_pulled(hub: Server, corpus: Corpus, tmp_path: Path) -> None:
+def test_what_was_pushed_is_what_is_pulled(hub: Hub, corpus: Corpus, tmp_path: Path) -> None:
     push_corpus(corpus.path, "lab/atlas", private=True)
-    repo = hub.repos["lab/atlas"]  # type: ignore[attr-defined]
+    repo = hub.repos["datasets/lab/atlas"]
     assert repo.private
     assert len(repo.commits) == 2  # the empty one and one that holds everything
     held = repo.commits[repo.branches["main"]]
@@ -307,14 +102,14 @@ def test_what_was_pushed_is_what_is_pulled(hub: Server, corpus: Corpus, tmp_path
         verify_corpus(out)
 
 
-def test_a_push_to_a_branch_replaces_what_was_there_as_a_whole(hub: Server, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_push_to_a_branch_replaces_what_was_there_as_a_whole(hub: Hub, corpus: Corpus, tmp_path: Path) -> None:
     push_corpus(corpus.path, "lab/atlas")
     small = make(tmp_path / "small", 2, n_cells=100)
     push_corpus(small.path, "lab/atlas", revision="v2")
     assert same(pull_corpus("lab/atlas@v2", tmp_path / "two"), small)
     assert same(pull_corpus("lab/atlas", tmp_path / "one"), corpus)
     push_corpus(small.path, "lab/atlas")
-    repo = hub.repos["lab/atlas"]  # type: ignore[attr-defined]
+    repo = hub.repos["datasets/lab/atlas"]
     assert sorted(n for n in repo.commits[repo.branches["main"]] if n.startswith("cells")) == [
         "cells-00000.arrow",
         "cells-00001.arrow",
@@ -322,7 +117,7 @@ def test_a_push_to_a_branch_replaces_what_was_there_as_a_whole(hub: Server, corp
 
 
 def test_a_push_sends_nothing_twice_and_nothing_damaged(
-    hub: Server, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     push_corpus(corpus.path, "lab/atlas")
     before = sum(method == "PUT" for method, *_ in hub.asked)
@@ -350,7 +145,7 @@ def test_a_push_sends_nothing_twice_and_nothing_damaged(
         ("./lab/atlas/x", "neither a hub id"),
     ],
 )
-def test_what_is_not_there_is_said(hub: Server, corpus: Corpus, tmp_path: Path, url: str, message: str) -> None:
+def test_what_is_not_there_is_said(hub: Hub, corpus: Corpus, tmp_path: Path, url: str, message: str) -> None:
     from huggingface_hub import HfApi
 
     push_corpus(corpus.path, "lab/atlas")
@@ -360,7 +155,7 @@ def test_what_is_not_there_is_said(hub: Server, corpus: Corpus, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_refuses_a_push_is_one_message(hub: Server, corpus: Corpus) -> None:
+def test_a_hub_that_refuses_a_push_is_one_message(hub: Hub, corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"other/atlas: the hub did not take the corpus .*403"):
         push_corpus(corpus.path, "other/atlas")
     asked = len(hub.asked)
@@ -370,7 +165,7 @@ def test_a_hub_that_refuses_a_push_is_one_message(hub: Server, corpus: Corpus) -
     assert len(hub.asked) == asked
 
 
-def test_offline_is_said(hub: Server, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_is_said(hub: Hub, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     push_corpus(corpus.path, "lab/atlas")
@@ -384,7 +179,7 @@ def test_offline_is_said(hub: Server, corpus: Corpus, tmp_path: Path, monkeypatc
     assert len(hub.asked) == asked
 
 
-def test_a_broken_download_from_the_hub_goes_on(hub: Server, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_broken_download_from_the_hub_goes_on(hub: Hub, corpus: Corpus, tmp_path: Path) -> None:
     push_corpus(corpus.path, "lab/atlas")
     hub.cut["cells-00002.arrow"] = 9000
     with pytest.raises(InputError, match=r"cells-00002\.arrow: the download broke off 5 times"):

@@ -5,10 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import local_hub
 import numpy as np
 import pandas as pd
 import pytest
-import test_pretrain
 from scipy import sparse
 
 from expresser import checkpoint
@@ -26,7 +26,7 @@ from finetune.embeddings.reading import choose_vocab, read_table, split_spec
 from finetune.embeddings.table import GeneTable, common_genes, gene_table_of
 from finetune.tasks.gene_benchmark import write_embeddings_csv, write_task
 
-hub = test_pretrain.hub  # a hub on the loopback that holds lab/tiny
+hub = local_hub.hub  # a hub on the loopback
 
 A, B, C = "ENSG00000000001", "ENSG00000000002", "ENSG00000000003"
 
@@ -238,6 +238,8 @@ def test_a_model_is_a_table(tiny_run, tiny_corpus):
 
 
 def test_a_hub_id_is_a_table(hub, tiny_run):
+    for revision in ("main", "v1"):
+        local_hub.put_folder(hub.model("lab/tiny"), tiny_run / "model", revision)
     table = read_table("lab/tiny@v1", None)
     assert table.name == "tiny"
     assert table.about["source"] == "lab/tiny@v1"

@@ -12,12 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from expresser.errors import InputError
+from expresser.hub_client import HUB_NAME
 
 PIECE_BYTES = 1 << 23
 TIMEOUT_S = 60
 # What a protocol's fsspec implementation needs, which this package does not bring.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"  # org/name
 _HUB_ID = re.compile(rf"{HUB_NAME}(@\S+)?")
 
 

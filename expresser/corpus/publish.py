@@ -8,9 +8,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from expresser.corpus.manifest import MANIFEST, features_of, read_manifest
-from expresser.corpus.places import HUB_NAME
 from expresser.corpus.store import check_sizes
 from expresser.errors import InputError
+from expresser.hub_client import HUB_NAME, commit
+from expresser.markdown import plain
 
 _CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
     """---
@@ -35,7 +36,7 @@ of what was read.
 | source | cells |
 |---|---|
 {% for source in sources %}
-| {{ source.name | replace("|", " ") }} | {{ "{:,}".format(source.cells) }} |
+| {{ plain(source.name) }} | {{ "{:,}".format(source.cells) }} |
 {% endfor %}
 """
 )
@@ -48,8 +49,6 @@ def push_corpus(folder: str | Path, repo: str, *, revision: str | None = None, p
     of an older corpus are removed with it. An upload that broke off is repeated by the same call; what the hub already
     has is not sent again. InputError where the hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
     if not re.fullmatch(HUB_NAME, repo):
         raise InputError(
             f"{repo}: a push goes to a data set of the hub, org/name (--revision names a branch). For a bucket, a web server or "
@@ -60,29 +59,17 @@ def push_corpus(folder: str | Path, repo: str, *, revision: str | None = None, p
     manifest = read_manifest(folder)
     check_sizes(folder, manifest)
     names = [entry["file"] for entry in (manifest["genes"], manifest["obs"], *manifest["shards"])] + [MANIFEST]
-    api = HfApi()
-    try:
-        api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo, branch=revision, repo_type="dataset", exist_ok=True)
-        there = api.list_repo_files(repo, repo_type="dataset", revision=revision)
-        operations: list[Any] = [CommitOperationAdd(name, str(folder / name)) for name in names]
-        operations.append(CommitOperationAdd("README.md", dataset_card(manifest, repo).encode()))
-        stale = [name for name in there if fnmatch.fnmatch(name, "cells-*.arrow") and name not in names]
-        operations += [CommitOperationDelete(name) for name in stale]
-        done = api.create_commit(
-            repo,
-            operations,
-            commit_message=f"Corpus {manifest['corpus_id'][:12]}: {manifest['cells']:,} cells",
-            repo_type="dataset",
-            revision=revision,
-        )
-    except Exception as error:  # the client's own, those of its HTTP library, RuntimeError where a file did not go up
-        raise InputError(
-            f"{repo}: the hub did not take the corpus ({type(error).__name__}: {error}). Is the name org/name, are you "
-            "logged in (`hf auth login`, or HF_TOKEN), and may you write there?"
-        ) from error
-    return str(done.commit_url)
+    files: dict[str, Path | bytes] = {name: folder / name for name in names}
+    return commit(
+        repo,
+        files | {"README.md": dataset_card(manifest, repo).encode()},
+        repo_type="dataset",
+        message=f"Corpus {manifest['corpus_id'][:12]}: {manifest['cells']:,} cells",
+        stale=lambda name: fnmatch.fnmatch(name, "cells-*.arrow"),
+        what="corpus",
+        revision=revision,
+        private=private,
+    )
 
 
 def dataset_card(manifest: dict[str, Any], repo: str) -> str:
@@ -92,6 +79,7 @@ def dataset_card(manifest: dict[str, Any], repo: str) -> str:
         cells=manifest["cells"],
         genes=manifest["genes"]["n"],
         features=features_of(manifest),
+        plain=plain,
         corpus_id=manifest["corpus_id"],
         sources=manifest["sources"][:50],
     )

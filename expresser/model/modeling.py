@@ -87,6 +87,19 @@ class ExpresserPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if wants_info else model
 
+    def save_pretrained(self, save_directory: Any, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write weights and configuration; which gene a token is, they do not say: `expresser.checkpoint.save` writes a model."""
+        if push_to_hub:
+            self.push_to_hub()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: weights without their genes would reach the hub, and nobody could use them."""
+        raise InputError(
+            "push_to_hub would send weights and config.json alone, and which gene a token is stands in genes.tsv. Push the "
+            "model's folder: expresser.hub.push(folder, 'org/name'), or `expresser push FOLDER org/name`."
+        )
+
     def encode(self, genes: Int[Tensor, " entries"], rows: Ragged) -> Float[Tensor, "entries d"]:
         """Contextual gene embeddings ``T'``: the encoder sees gene identities only."""
         return self.encoder(self.gene_tokens(genes), rows)
@@ -239,9 +252,11 @@ class ExpresserModel(ExpresserPreTrainedModel):
         for layer in self.decoder:
             assert isinstance(layer, DecoderLayer)
             # A value is one of k vectors, so W^V is applied to the table of k and looked up, not to every observed gene.
-            values = F.embedding(bins, layer.attention.value(self.expression_tokens.weight))
-            if self.residual_direction is not None and residual is not None:
-                direction = F.linear(self.residual_direction, layer.attention.value.weight)
+            table, direction = layer.attention.values(
+                self.expression_tokens.weight, self.residual_direction, like=contextual
+            )
+            values = F.embedding(bins, table)
+            if direction is not None and residual is not None:
                 values = values + residual[:, None].to(values.dtype) * direction
             decoded = layer(decoded, contextual, values, views.context, views.query_rows, views.context_rows)
 
