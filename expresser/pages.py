@@ -1,64 +1,165 @@
 """Report sections from the files that a run leaves: a run's own page and pages over several runs draw from the same place."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from expresser.plots import curve_axes, svg
+from expresser.plots_curves import trace_axes
 from expresser.report import Figure, Section, Table, frame_from_metrics, write_report
+
+_SCORES = {"mse": "MSE", "mae": "MAE", "pearson": "Pearson r", "n": "entries"}
+_SPEEDS = {
+    "cells_per_s": "cells/s",
+    "tokens_per_s": "tokens/s",
+    "targets_per_s": "targets/s",
+    "flops_per_s": "TFLOP/s",
+    "mfu": "MFU (%)",
+    "wait_share": "waiting for data (%)",
+}
+_UNITS = {"flops_per_s": 1e-12, "mfu": 100.0, "wait_share": 100.0}
 
 
 def pretraining_page(run: Path) -> Path:
     """Write ``report.html`` into the folder of a pretraining run from its ``run.json``, ``metrics.json`` and ``log.jsonl``."""
-    record = json.loads((run / "run.json").read_text())
-    metrics = json.loads((run / "metrics.json").read_text())
+    record, metrics, log = _record(run), _metrics(run), _log(run)
+    best, speed = _best(log), _speeds(log)
+    medians = speed.drop(columns=["step", "minutes"], errors="ignore").median()
+    summary = [
+        ("validation MAE", metrics["valid"]["mae"]),
+        ("gene + cell additive", metrics["additive"]["mae"]),
+        ("validation r", metrics["valid"]["pearson"]),
+        ("step of the lowest MSE", None if best is None else best["step"]),
+        ("cells seen", metrics["cells_seen"]),
+        ("minutes of training", metrics["seconds"] / 60),
+        *((name, float(medians[name])) for name in ("cells/s", "targets/s", "MFU (%)") if name in medians),
+    ]
+    origin = record["provenance"] | {"corpus_id": record["corpus_id"], "config": record["config"]}
+    warm = record.get("warm_start")
     return write_report(
         run / "report.html",
         title=f"Pretraining: {record['recipe']}",
-        summary=[
-            ("validation MAE", metrics["valid"]["mae"]),
-            ("gene + cell additive", metrics["additive"]["mae"]),
-            ("validation r", metrics["valid"]["pearson"]),
-            ("cells seen", metrics["cells_seen"]),
-            ("minutes of training", metrics["seconds"] / 60),
-            ("cells/s", metrics["cells_per_s"]),
+        summary=summary,
+        sections=[
+            _held_out_section(metrics, log),
+            _training_section(log, record["config"]),
+            *([] if speed.empty else [_speed_section(speed)]),
+            *([] if warm is None else [_warm_section(warm)]),
         ],
-        sections=pretraining_sections(run),
-        provenance=record["provenance"] | {"corpus_id": record["corpus_id"], "config": record["config"]},
+        provenance=origin if warm is None else origin | {"warm_start": warm},
     )
 
 
 def pretraining_sections(run: Path) -> list[Section]:
-    """Curves and validation scores of a pretraining run, against the gene + cell additive baseline on the same masks."""
-    metrics = json.loads((run / "metrics.json").read_text())
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    train = pd.DataFrame([{"minutes": e["seconds"] / 60, "training loss": e["loss"]} for e in entries if "loss" in e])
-    valid = pd.DataFrame([{"minutes": e["seconds"] / 60, **e["valid"]} for e in entries if "valid" in e])
-    valid = valid.rename(columns={"mse": "MSE", "mae": "MAE", "pearson": "Pearson r"})
-    baseline = metrics["additive"]
-    rows = {"model": metrics["valid"], "at the start": metrics["start"], "gene + cell additive": baseline}
-    table = frame_from_metrics(rows).rename(
-        columns={"mse": "MSE", "mae": "MAE", "pearson": "Pearson r", "n": "entries"}
+    """A pretraining run in one section, for a page about more: validation against the gene + cell additive baseline, and the loss."""
+    held_out, training = (
+        _held_out_section(_metrics(run), _log(run)),
+        _training_section(_log(run), _record(run)["config"]),
     )
+    _, mae, pearson, scores = held_out.items
+    return [Section("Pretraining", held_out.text, (mae, pearson, training.items[0], scores))]
+
+
+def _held_out_section(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> Section:
+    valid = pd.DataFrame(
+        [{"step": e["step"], "minutes": e["seconds"] / 60, **e["valid"]} for e in log if "valid" in e]
+    ).rename(columns=_SCORES)
+    baseline, best = metrics["additive"], _best(log)
+    rows = {"model": metrics["valid"]}
+    if best is not None and best["step"] != metrics["step"]:
+        rows[f"lowest MSE, at step {best['step']:,}"] = best["valid"]
+    rows |= {"at the start": metrics["start"], "gene + cell additive": baseline}
+    table = frame_from_metrics(rows)[list(_SCORES)].rename(columns=_SCORES)
     text = (
         "Masked genes of held-out cells, predicted from their other genes; log-normalised values. The additive baseline knows "
         "each gene's level in the training cells and each cell's mean residual over its observed genes."
     )
-    curves = (
-        _curve("Validation MAE", valid, "MAE", {"gene + cell additive": baseline["mae"]}),
-        _curve("Validation Pearson r", valid, "Pearson r", {"gene + cell additive": baseline["pearson"]}),
-        _curve("Training loss", train, "training loss", {}, logy=True),
+    curves = [_validation(valid, name, baseline[key]) for key, name in _SCORES.items() if key != "n"]
+    return Section(
+        "Held-out cells",
+        text,
+        (*curves, Table("Scores", table, best={"MSE": "min", "MAE": "min", "Pearson r": "max"})),
     )
-    return [
-        Section(
-            "Pretraining",
-            text,
-            (*curves, Table("Held-out cells", table, best={"MSE": "min", "MAE": "min", "Pearson r": "max"})),
+
+
+def _training_section(log: list[dict[str, Any]], config: Mapping[str, Any]) -> Section:
+    names = {"loss": "training loss", "grad_norm": "gradient norm", "lr": "learning rate"}
+    frame = _frame([entry for entry in log if "loss" in entry], names)
+    clip = config["optim"]["grad_clip"]
+    text = (
+        "The loss is the mean squared error over all masked genes of a step's cells. Each step has other cells and other masks, "
+        "which is what makes it jump. The gradient's norm is before clipping"
+        + (f", which begins at {clip:g}." if clip > 0 else ": this run does not clip.")
+    )
+    norm = frame["gradient norm"]
+    figures = [_trace(frame, "training loss", spans=True)]
+    if norm.notna().any():  # a run that does not clip may not know it
+        near = {"clipped above": clip} if clip > 0 and norm.max() > clip / 2 else {}
+        figures.append(_trace(frame, "gradient norm", spans=True, references=near))
+    rate = svg(lambda ax: curve_axes(ax, frame, "step", "learning rate"))
+    figures.append(Figure("Learning rate", rate, data=frame[["step", "minutes", "learning rate"]]))
+    return Section("Training", text, tuple(figures))
+
+
+def _speed_section(frame: pd.DataFrame) -> Section:
+    named = [name for name in frame.columns if name not in ("step", "minutes")]
+    quartiles = frame[named].quantile([0.5, 0.05, 0.95]).T.set_axis(["median", "5 %", "95 %"], axis=1)
+    text = (
+        "Per second of training, over all processes; validation and checkpoints are not counted. A token is a gene shown, a target a "
+        "masked gene predicted: with every fold asked, each token is a target too."
+    )
+    if "TFLOP/s" in named:
+        text += (
+            "\n\nOperations are those of the model's own matrix products. Forward, for a cell of p genes of which q are asked from c "
+            "others, with width d, feed-forward width f, N layers and M decoder layers: N p (8 d² + 4 d f + 4 p d) in the encoder, "
+            "M (2 p d² + q (4 d² + 4 c d)) in the decoder, q (4 d² + 2 d) in the head; backward counts twice. Padding, recomputation, "
+            "norms, softmax and look-ups count as nothing done."
         )
-    ]
+    if "MFU (%)" in named:
+        ceiling = float((frame["TFLOP/s"] / frame["MFU (%)"] * 100).median())
+        text += (
+            f" MFU, the model's FLOP utilisation, is their share of {ceiling:,.3g} TFLOP/s: what plain matrix products were "
+            "measured to reach on this run's devices in its precision."
+        )
+    if "waiting for data (%)" in named:
+        text += " Waiting for data is the share of the time in which a step had no cells yet."
+    shown = (name for name in ("cells/s", "targets/s", "MFU (%)", "waiting for data (%)") if name in named)
+    return Section(
+        "Throughput",
+        text,
+        (*(_trace(frame, name) for name in shown), Table("Between lines of the log", quartiles.rename_axis("rate"))),
+    )
+
+
+def _warm_section(warm: Mapping[str, Any]) -> Section:
+    """Where the first weights came from, back to a model that began at random."""
+    text = (
+        f"This run began with the weights of {warm['source']}. Of its genes, {warm['genes_kept']:,} were known there and kept their "
+        f"rows; {warm['genes_new']:,} are new. {warm['genes_dropped']:,} genes of the source are not in this corpus and were dropped. "
+        "The optimiser began without moments, and the learning rate as the recipe says."
+    )
+    rows, origin = [], warm
+    while origin is not None:
+        rows.append(
+            {
+                "source": origin["source"],
+                "weights (sha256)": origin["weights_sha256"][:12],
+                "its corpus": (origin["corpus_id"] or "unknown")[:12],
+                "its step": origin["step"],
+                "its cells seen": origin["cells_seen"],
+                "genes kept": origin["genes_kept"],
+                "new": origin["genes_new"],
+                "dropped": origin["genes_dropped"],
+            }
+        )
+        origin = origin["before"]
+    caption = "The last row's model began at random." if len(rows) > 1 else ""
+    return Section("Warm start", text, (Table("Weights this run began with", pd.DataFrame(rows), caption),))
 
 
 def imputation_section(metrics: Mapping[str, Any]) -> Section:
@@ -81,13 +182,55 @@ def imputation_section(metrics: Mapping[str, Any]) -> Section:
     return Section("Imputation of unseen cells", text, (Table("Methods", frame, best=best),))
 
 
-def _curve(
-    title: str, frame: pd.DataFrame, column: str, references: dict[str, float | None], *, logy: bool = False
+def _record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text())
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def _best(log: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The line of the lowest validation MSE."""
+    known = [entry for entry in log if "valid" in entry and math.isfinite(entry["valid"]["mse"])]
+    return min(known, key=lambda entry: entry["valid"]["mse"], default=None)
+
+
+def _frame(entries: list[dict[str, Any]], names: Mapping[str, str]) -> pd.DataFrame:
+    """Fields of log lines under their names, beside step and minutes; what a line lacks is missing."""
+    rows = [
+        {"step": e["step"], "minutes": e["seconds"] / 60} | {name: e.get(key) for key, name in names.items()}
+        for e in entries
+    ]
+    return pd.DataFrame(rows, columns=["step", "minutes", *names.values()], dtype=float)
+
+
+def _speeds(log: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rates that the run logged, in the units of the page; those it does not know (older logs, no measured ceiling) are left out."""
+    frame = _frame([entry for entry in log if "cells_per_s" in entry], _SPEEDS).dropna(axis=1, how="all")
+    for key, unit in _UNITS.items():
+        if _SPEEDS[key] in frame:
+            frame[_SPEEDS[key]] *= unit
+    return frame
+
+
+def _validation(frame: pd.DataFrame, name: str, baseline: float | None) -> Figure:
+    known = {} if baseline is None else {"gene + cell additive": baseline}  # JSON's null: undefined
+    drawing = svg(lambda ax: curve_axes(ax, frame, "minutes", name, references=known))
+    return Figure(f"Validation {name}", drawing, data=frame[["step", "minutes", name]])
+
+
+def _trace(
+    frame: pd.DataFrame, name: str, *, spans: bool = False, references: Mapping[str, float] | None = None
 ) -> Figure:
-    known = {name: value for name, value in references.items() if value is not None}  # JSON's null: undefined
-    drawing = svg(
-        lambda ax: curve_axes(
-            ax, frame, "minutes", [column], logy=logy, references=known, xlabel="minutes", ylabel=column
-        )
-    )
-    return Figure(title, drawing, data=frame[["minutes", column]])
+    """A logged quantity by step; `spans`: logarithmic where it spans more than a factor of ten."""
+    x, y = frame["step"].to_numpy(), frame[name].to_numpy()
+    known = y[np.isfinite(y)]
+    logy = spans and known.size > 0 and known.min() > 0 and known.max() > 10 * known.min()
+    drawing = svg(lambda ax: trace_axes(ax, x, y, logy=bool(logy), references=references, xlabel="step", ylabel=name))
+    caption = "Line: medians of stretches of the log; band: their 5th to 95th percentiles." if known.size > 60 else ""
+    return Figure(name[0].upper() + name[1:], drawing, caption, frame[["step", "minutes", name]])

@@ -1,4 +1,4 @@
-"""Figures of classifiers and probabilities: ROC, precision-recall and reliability curves, and quartiles along bins."""
+"""Figures of classifiers, probabilities and runs: ROC, precision-recall, reliability, quartiles along bins, what a run logged."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Num
 from matplotlib.axes import Axes
 
 from expresser.errors import InputError
-from expresser.plots import _INK, COLOURS, DASHES, GREY, _legend, _need, _scales
+from expresser.plots import _INK, COLOURS, DASHES, GREY, _label_references, _legend, _need, _scales
 from expresser.readable import Number
 
 _REFERENCE: dict[str, Any] = {"color": _INK, "alpha": 0.55, "linewidth": 1.2, "linestyle": (0, (4, 3))}
@@ -119,6 +119,41 @@ def band_axes(
     _scales(ax, log, False)
     if len(bands) > 1:
         _legend(ax, lines, list(bands), above=True)
+    return ax
+
+
+def trace_axes(
+    ax: Axes,
+    x: Num[np.ndarray, " lines"],
+    y: Num[np.ndarray, " lines"],
+    *,
+    logy: bool = False,
+    references: Mapping[str, Number] | None = None,
+    xlabel: str,
+    ylabel: str,
+) -> Axes:
+    """What a run logged at each step, noise and all. Missing values are left out.
+
+    Up to 60 values are a line. More are cut into 30 to 120 stretches, drawn as the line of their medians in a band from their 5th to
+    their 95th percentile: a line of a hundred thousand points is megabytes and a smear. references: horizontal lines {label: value}.
+    """
+    there = np.isfinite(x) & np.isfinite(y)
+    at, values = x[there].astype(float), y[there].astype(float)
+    if len(at) <= 60:
+        ax.plot(at, values, color=COLOURS[0], marker="o" if len(at) <= 30 else None, markersize=3.5)
+    else:
+        parts = np.array_split(np.arange(len(at)), np.clip(len(at) // 8, 30, 120))
+        low, middle, high = np.array([np.quantile(values[part], (0.05, 0.5, 0.95)) for part in parts]).T
+        middles = [at[part].mean() for part in parts]
+        ax.fill_between(middles, low, high, color=COLOURS[0], alpha=0.16, linewidth=0)
+        ax.plot(middles, middle, color=COLOURS[0])
+    for value in (references or {}).values():
+        ax.axhline(float(value), **_REFERENCE)
+    _scales(ax, False, logy)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
+    if references:
+        _label_references(ax, references)
     return ax
 
 

@@ -24,17 +24,28 @@ class Log:
             # A line without its newline was cut short by what killed the run.
             lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             self.entries = [line for line in lines if line[position] <= keep_until]
+        self._written = len(self.entries)  # a full disk may leave lines behind, to be written when there is room
         if active:
             part = path.with_suffix(".part")
             part.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
             os.replace(part, path)
+        self._size = path.stat().st_size if active else 0
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """Append a line."""
+    def write(self, entry: dict[str, Any]) -> str | None:
+        """Append a line. Returns what the system said where it did not take it: the line then goes with the next one."""
         self.entries.append(entry)
-        if self.active:
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+        if not self.active:
+            return None
+        waiting = "".join(json.dumps(one) + "\n" for one in self.entries[self._written :]).encode()
+        try:
+            with self.path.open("r+b") as file:
+                file.truncate(self._size)  # part of a line that did not fit
+                file.seek(self._size)
+                file.write(waiting)
+        except OSError as error:
+            return f"{self.path}: {error.strerror or error}"
+        self._written, self._size = len(self.entries), self._size + len(waiting)
+        return None
 
     def last(self, key: str) -> dict[str, float]:
         """The newest entry that has this key, or nothing."""

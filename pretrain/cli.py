@@ -1,6 +1,7 @@
 """``expresser pretrain RECIPE``."""
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,15 @@ def _run(argv: Sequence[str]) -> None:
     from pretrain.loop import pretrain
 
     metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume, verify=given.verify)
+    if stopped := metrics.get("stopped"):
+        print(
+            f"{stopped}: step {metrics['step']:,} is saved in {given.out / 'checkpoints'}. "
+            "The same command with --resume goes on from it.",
+            file=sys.stderr,
+        )
+        if stopped == "SIGINT":
+            raise SystemExit(130)
+        return
     valid, additive = metrics["valid"], metrics["additive"]
     print(
         f"validation MAE {valid['mae']:.4f} (gene + cell additive {additive['mae']:.4f}), "

@@ -113,8 +113,21 @@ class Recipe:
     gene_tokens_noise: float | None = None
     """Standard deviation of the random share of a table that starts from factors (whose root mean square is 0.1), for genes with few
     counts most of what they start from. None: that of every other embedding, 0.02."""
+    start: str | None = None
+    """A model (folder, run or hub id) whose weights the run begins with, genes matched by Ensembl id. Those it does not know begin as
+    `gene_tokens` says."""
     precision: Literal["no", "bf16"] = "bf16"
     """bf16 autocast; weights, losses and likelihoods stay float32."""
+    strategy: Literal["auto", "ddp", "zero2", "zero3"] = "auto"
+    """How processes share the work. ddp: each holds all weights; zero2, zero3: DeepSpeed's shares of gradients and moments, and of
+    weights; auto: as the launcher is set up, else ddp. Checkpoints are the same files: a run may go on with another."""
+    compile: bool = False
+    """torch.compile the forward pass, on micro-batches filled to a few static shapes: for GPUs, and for runs long enough to repay the
+    minutes that compiling takes."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"] = "default"
+    """reduce-overhead: CUDA graphs."""
+    timeout_minutes: float = 30.0
+    """How long a process waits for another that has gone before it gives up."""
     seed: int = 0
     log_every: int = 10
     """Steps between lines of log.jsonl."""
@@ -123,9 +136,9 @@ class Recipe:
     save_every: int = 200
     """Steps between checkpoints."""
     keep_last: int = 2
-    """Checkpoints kept beside the final model."""
-    tracker: Literal["none", "tensorboard"] = "none"
-    """Accelerate's tracker (tensorboard: the extra `expresser[tensorboard]`)."""
+    """Newest checkpoints kept beside the final model, and beside the one with the lowest validation loss."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where curves go beside log.jsonl: the extras `expresser[tensorboard]`, `expresser[wandb]`; wandb is offline unless logged in."""
 
     @property
     def train_genes(self) -> int:
@@ -146,6 +159,7 @@ class Recipe:
                 self.keep_last >= 1,
                 "1 or more: without a checkpoint nothing can be resumed",
             ),
+            ("timeout_minutes", self.timeout_minutes, 0 < self.timeout_minutes < 1e6, "above 0"),
             (
                 "gene_tokens_noise",
                 self.gene_tokens_noise,

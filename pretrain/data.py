@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt32
 from torch import Tensor
 
+from expresser.corpus.budgets import Budget, Shape
 from expresser.corpus.mixing import Mixture, weigh
 from expresser.corpus.store import Corpus, CountBatch
 from expresser.corpus.stream import Stream, permutation
@@ -119,9 +120,18 @@ def mixture(corpus: Corpus, rows: Int64[np.ndarray, " train"], config: DataConfi
 
 
 def training_stream(
-    corpus: Corpus, rows: Int64[np.ndarray, " train"], recipe: Recipe, *, rank: int = 0, world: int = 1
+    corpus: Corpus,
+    rows: Int64[np.ndarray, " train"],
+    recipe: Recipe,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    budget: Budget | None = None,
 ) -> Stream:
-    """The steps of a run as one of its processes sees them: what is trained on, and what a plan looks at."""
+    """The steps of a run as one of its processes sees them: what is trained on, and what a plan looks at.
+
+    Which cells these are is a function of the recipe; the budget (none: padded tokens) only says which go through the model together.
+    """
     return Stream(
         corpus,
         rows,
@@ -133,6 +143,7 @@ def training_stream(
         world=world,
         order=mixture(corpus, rows, recipe.data, recipe.seed),
         length_window=recipe.data.length_window or 1,
+        budget=budget,
     )
 
 
@@ -144,8 +155,12 @@ def to_cells(
     device: torch.device,
     max_genes: int,
     target_sum: float,
+    shape: Shape | None = None,
 ) -> Cells:
-    """Packed counts to packed cells on the device. Small unsigned integers travel; widening and arithmetic happen there."""
+    """Packed counts to packed cells on the device. Small unsigned integers travel; widening and arithmetic happen there.
+
+    ``shape``: what the cells, cut to ``max_genes``, amount to exactly (`pretrain.packing.filled`).
+    """
 
     def move(array: np.ndarray) -> Tensor:
         # torch computes with few unsigned types: the same bits go over as signed ones and are widened without their sign.
@@ -165,6 +180,7 @@ def to_cells(
         cell_key(seed, move(epoch), cell_id),
         target_sum=target_sum,
         max_genes=max_genes,
+        shape=shape,
     )
 
 

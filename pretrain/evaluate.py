@@ -19,18 +19,33 @@ VALID_EPOCH = -1  # validation masks are drawn by this epoch: the same in every 
 
 @dataclass(frozen=True)
 class Held:
-    """Validation cells as micro-batches, this process's share."""
+    """Validation cells as micro-batches, this process's share.
+
+    Attributes
+    ----------
+    micro
+        What is counted.
+    idle
+        What is predicted for nothing, where other processes have more and all must make as many passes.
+    """
 
     micro: list[MicroBatch]
+    idle: list[MicroBatch]
 
     @classmethod
     def of(
         cls, corpus: Corpus, rows: Int64[np.ndarray, " rows"], *, max_tokens: int, max_genes: int, rank: int, world: int
     ) -> "Held":
         """Cut the rows of this process to the token budget."""
-        mine = rows[rank::world]
-        lengths = np.minimum(corpus.lengths[mine].astype(np.int64), max_genes)
-        return cls(micro=cut(mine, np.full(mine.size, VALID_EPOCH), lengths, max_tokens))
+
+        def share(number: int) -> list[MicroBatch]:
+            mine = rows[number::world]
+            lengths = np.minimum(corpus.lengths[mine].astype(np.int64), max_genes)
+            return cut(mine, np.full(mine.size, VALID_EPOCH), lengths, max_tokens)
+
+        of_all = [share(number) for number in range(world)]
+        missing = max(map(len, of_all)) - len(of_all[rank])
+        return cls(micro=of_all[rank], idle=of_all[0][:1] * missing)
 
 
 def sums(truth: Tensor, prediction: Tensor) -> Float64[np.ndarray, "8"]:
@@ -60,14 +75,18 @@ def evaluate(
     seed: int,
     device: torch.device,
     config: object,
+    in_step: bool = False,
     additive: Float32[np.ndarray, " vocab"] | None = None,
 ) -> tuple[Float64[np.ndarray, "8"], Float64[np.ndarray, "8"]]:
-    """This process's sums for the model and, where additive gene levels are given, for gene + cell additive on the same masks."""
+    """This process's sums for the model and, where additive gene levels are given, for gene + cell additive on the same masks.
+
+    ``in_step``: make as many passes as every other process.
+    """
     was_training = model.training
     model.eval()
     of_model, of_additive = np.zeros(8), np.zeros(8)
     level = None if additive is None else torch.from_numpy(additive).to(device)
-    for batch in held.micro:
+    for number, batch in enumerate(held.micro + (held.idle if in_step else [])):
         cells = to_cells(
             corpus.read(batch.rows),
             batch.epoch,
@@ -78,7 +97,10 @@ def evaluate(
         )
         views = objective.views(cells)
         truth = targets(cells, views)
-        of_model += sums(truth, model(cells, views).prediction)
+        found = sums(truth, model(cells, views).prediction)
+        if number >= len(held.micro):
+            continue
+        of_model += found
         if level is not None:
             of_additive += sums(truth, additive_prediction(cells, views, level))
     model.train(was_training)

@@ -1,35 +1,45 @@
 """The loop: read, mask, predict, step, log, evaluate, save."""
 
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
 
 from expresser import checkpoint
-from expresser.corpus.store import Corpus
+from expresser.corpus.budgets import StaticShapes
+from expresser.corpus.stream import most_micro_batches
 from expresser.corpus.together import verify_together
+from expresser.errors import InputError
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
 from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
-from expresser.run_folder import Log, claim, flat
+from expresser.run_folder import Log, claim
 from pretrain.agreement import agree
+from pretrain.compiled import compile_forward, compiles
 from pretrain.config import Recipe
-from pretrain.data import gene_corpus, split, starting_factors, starting_levels, to_cells, training_stream
-from pretrain.evaluate import Held, evaluate, network, scores
+from pretrain.data import gene_corpus, split, starting_factors, starting_levels, training_stream
+from pretrain.evaluate import Held, evaluate, scores
 from pretrain.naive import NaiveExpresser
-from pretrain.objective import Objective, squared_error, targets
+from pretrain.objective import Objective, squared_error
 from pretrain.optim import adamw, learning_rate, set_learning_rate
+from pretrain.packing import Packing
 from pretrain.progress import Progress
-from pretrain.run import MAY_CHANGE, Run, describe, summary
+from pretrain.rates import Rates, matmul_ceiling
+from pretrain.run import MAY_CHANGE, Run, describe, newest_checkpoint, summary
 from pretrain.state import load_state
+from pretrain.strategy import begin
+from pretrain.survival import NOT_SAVED, Signals, not_finite
+from pretrain.throughput import cost
+from pretrain.tracking import check_tracker, curves, start_tracker
+from pretrain.warm import Source, recalled
+
+_MEASURED = 100  # steps of a run for which the machine's own speed is worth measuring
 
 
 def build_model(recipe: Recipe, vocab_size: int) -> ExpresserPreTrainedModel:
@@ -77,11 +87,13 @@ def pretrain(
 ) -> dict[str, Any]:
     """Pretrain on a corpus and leave ``out/model``, ``out/log.jsonl``, ``out/metrics.json`` and ``out/report.html``.
 
+    SIGTERM and SIGINT end the step, save a checkpoint and return; a disk that is full costs a checkpoint, not the run.
+
     Parameters
     ----------
     resume
-        Go on from the newest checkpoint in ``out``. The losses are those of an uninterrupted run, to the last bit where the number of
-        threads and processes is the same.
+        Go on from the newest checkpoint in ``out``; begin where there is none. The losses are those of an uninterrupted run, to
+        the last bit where the number of threads and processes is the same.
     stop_after
         Leave after this many steps of the run as if it had been killed (nothing is saved); the schedule stays the whole run's.
     verify
@@ -90,21 +102,22 @@ def pretrain(
 
     Returns
     -------
-    The contents of ``metrics.json``, or the progress made if stopped early.
+    The contents of ``metrics.json``, or the progress made if stopped early: ``step``, ``cells_seen`` and, after a signal, its name as
+    ``stopped``.
 
     Raises
     ------
     InputError
         If ``out`` holds another run, the corpus is damaged, or it is not the one the run began with.
+    NotFinite
+        If the loss or a gradient is no number; ``out/not_finite.json`` names the cells.
     """
     recipe.check()
+    check_tracker(recipe.tracker)
+    static = compiles(recipe)
     out, corpus = Path(out), gene_corpus(corpus_folder)
-    AcceleratorState._reset_state()  # a second run in this process may ask for another precision
-    accelerator = Accelerator(
-        mixed_precision=recipe.precision,
-        log_with=None if recipe.tracker == "none" else recipe.tracker,
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracker")),
-    )
+    strategy = begin(recipe, out)
+    accelerator = strategy.accelerator
     if verify:
         verify_together(corpus.path)
     parts = split(corpus, recipe.data, recipe.seed)
@@ -121,28 +134,47 @@ def pretrain(
 
     model = build_model(recipe, len(corpus.vocab))
     model.set_gene_means(torch.from_numpy(levels))
+    packing = Packing.of(recipe, strategy.device, static=static, world=strategy.world)
     stream = training_stream(
-        corpus, parts.train, recipe, rank=accelerator.process_index, world=accelerator.num_processes
+        corpus, parts.train, recipe, rank=strategy.rank, world=strategy.world, budget=packing.budget
     )
+    start = newest_checkpoint(out) if resume else None
+    finished = resume and (out / "metrics.json").is_file()
+    source = None
+    if recipe.start is not None and start is None and not finished:
+        source = Source.open(recipe.start, model.config, corpus.vocab)
     # Whatever is wrong with the recipe or the corpus has been said by now: the folder is claimed by runs that can begin.
-    run_record = describe(recipe, corpus)
-    if accelerator.is_main_process:
-        claim(out, run_record, resume=resume, what="a pretraining run", data="corpus_id", may_change=MAY_CHANGE)
+    warm = source.record.to_dict() if source is not None else recalled(out) if resume else None
+    run_record = describe(recipe, corpus, warm)
+    if strategy.is_main:
+        claim(
+            out,
+            run_record,
+            resume=resume,
+            what="a pretraining run",
+            data="corpus_id",
+            also=("warm_start",),
+            may_change=MAY_CHANGE,
+        )
     accelerator.wait_for_everyone()
-    if resume and (out / "metrics.json").is_file():
+    if finished:
         return json.loads((out / "metrics.json").read_text())  # finished before: nothing is left to do
     run = Run(recipe=recipe, out=out, corpus=corpus, record=run_record)
-    start = run.newest() if resume else None
+    factors = None
     if start is None and recipe.gene_tokens == "factors":
         if recipe.gene_tokens_noise is not None:
             with torch.no_grad():
                 model.gene_tokens.weight.mul_(recipe.gene_tokens_noise / model.config.initializer_range)
-        factors = starting_factors(corpus, parts.train, recipe.model.d_model, recipe.seed, recipe.model.target_sum)
-        model.set_gene_tokens(torch.from_numpy(factors))
+        found = starting_factors(corpus, parts.train, recipe.model.d_model, recipe.seed, recipe.model.target_sum)
+        factors = torch.from_numpy(found)
+    if source is not None:
+        source.give(model, factors)
+    elif factors is not None:
+        model.set_gene_tokens(factors)
+    moments, counters = None, {"cells_seen": 0, "seconds": 0.0}
     if start is not None:
         model.load_state_dict(checkpoint.load(start).model.state_dict())
-    optimizer = adamw(model, recipe.optim)
-    counters = {"cells_seen": 0, "seconds": 0.0} if start is None else load_state(start, model, optimizer)
+        moments, counters = load_state(start)
     agree(
         accelerator,
         {
@@ -151,37 +183,38 @@ def pretrain(
             "cells_seen": int(counters["cells_seen"]),
             "global batch": plan.global_batch,
             "steps": plan.total_steps,
-            "processes": accelerator.num_processes,
+            "processes": strategy.world,
             "data options": asdict(recipe.data),
             "training cells": parts.train.size,
+            "starting weights": None if warm is None else warm["weights_sha256"],
         },
     )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    model.train()
-    if recipe.tracker != "none":
-        accelerator.init_trackers("expresser")
+    if isinstance(packing.budget, StaticShapes):
+        compile_forward(model, packing.budget, mode=recipe.compile_mode)
+    strategy.prepare(model, adamw(model, recipe.optim), moments, where=str(start))
 
     held = Held.of(
         corpus,
         parts.valid[: recipe.data.valid_cells],
         max_tokens=recipe.data.max_tokens,
         max_genes=recipe.model.max_genes,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
+        rank=strategy.rank,
+        world=strategy.world,
     )
 
     def validate(*, with_additive: bool = False) -> dict[str, dict[str, float]]:
         of_model, of_additive = evaluate(
-            model,
+            strategy.model,
             corpus,
             held,
             validation,
             seed=recipe.seed,
-            device=accelerator.device,
-            config=network(model).config,
+            device=strategy.device,
+            config=model.config,
+            in_step=strategy.shared_forward,
             additive=additive if with_additive else None,
         )
-        both = torch.from_numpy(np.stack([of_model, of_additive])).to(accelerator.device)
+        both = torch.from_numpy(np.stack([of_model, of_additive])).to(strategy.device)
         both = accelerator.reduce(both, "sum").cpu().numpy()
         found = {"valid": scores(both[0])}
         return found | {"additive": scores(both[1])} if with_additive else found
@@ -190,140 +223,163 @@ def pretrain(
         out / "log.jsonl",
         position="cells_seen",
         keep_until=int(counters["cells_seen"]),
-        active=accelerator.is_main_process,
+        active=strategy.is_main,
     )
     cells_seen, seconds = int(counters["cells_seen"]), float(counters["seconds"])
     step = first_step = cells_seen // plan.global_batch
-    since_log = _Since()
+    start_tracker(accelerator, recipe, out, step=step)
+    product = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    rates = Rates(matmul_ceiling(strategy.device, product) if plan.total_steps >= _MEASURED else None)
+    last, leave = False, None  # leave: the signal that some process got
+
+    def say(trouble: str | None) -> None:
+        if trouble:
+            print(f"warning: {trouble}", file=sys.stderr, flush=True)
+
+    def save() -> None:
+        whole, moments = strategy.whole(), strategy.optimizer_state()  # put together by all processes, written by one
+        if not strategy.is_main:
+            return
+        try:
+            run.save(whole, moments, {"cells_seen": cells_seen, "step": step, "seconds": seconds}, log)
+        except NOT_SAVED as error:
+            kept = newest_checkpoint(out)
+            say(
+                f"no checkpoint of step {step}: {error}. Training goes on; {f'{kept} is kept' if kept else 'there is none yet'}. "
+                "Make room before the next one."
+            )
 
     if cells_seen == 0:
-        log.write({"step": 0, "cells_seen": 0, "seconds": 0.0, **validate(with_additive=True)})
+        say(log.write({"step": 0, "cells_seen": 0, "seconds": 0.0, **validate(with_additive=True)}))
+        accelerator.log(curves(log.entries[-1]), step=0)
 
-    with Progress(plan.total_steps, step, quiet=quiet or not accelerator.is_main_process) as progress:
+    with Signals() as signals, Progress(plan.total_steps, step, quiet=quiet or not strategy.is_main) as progress:
         began = time.perf_counter()
-        for what, counts in stream.steps(cells_seen, plan.total_cells):
+        for what, counts in _waiting(stream.steps(cells_seen, plan.total_cells), rates.waited):
             done = step / plan.total_steps
             if recipe.data.minutes is not None:
                 # All processes go by the mean of their clocks, or one would stop while another waits for its gradients.
-                clock = accelerator.reduce(torch.tensor(seconds, device=accelerator.device), "mean")
-                done = max(done, float(clock) / (60 * recipe.data.minutes))
+                (clocks,) = strategy.sum(seconds)
+                done = max(done, clocks / strategy.world / (60 * recipe.data.minutes))
             rate = learning_rate(recipe.optim, done)
-            set_learning_rate(optimizer, rate)
+            set_learning_rate(strategy.optimizer, rate)
             # No target where every cell of the step shows a single gene: the loss is then 0, not 0 / 0.
             n_targets = max(1, objective.n_targets(torch.from_numpy(what.lengths)))
-            loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-            for number, batch in enumerate(counts):
-                cells = to_cells(
-                    batch,
-                    what.micro[number].epoch,
-                    seed=recipe.seed,
-                    device=accelerator.device,
-                    max_genes=recipe.train_genes,
-                    target_sum=recipe.model.target_sum,
-                )
-                views = objective.views(cells)
-                is_last = number == len(counts) - 1
-                with _sync(accelerator, model, now=is_last), _dropout_key(recipe, step, number, accelerator):
-                    prediction = model(cells, views).prediction
+            losses = []
+            rounds = len(counts)
+            if strategy.shared_forward:  # a pass of one process is a pass of all
+                rounds = most_micro_batches(what.lengths, strategy.world, packing.budget)
+            for number in range(rounds):
+                own = min(
+                    number, len(counts) - 1
+                )  # where others have more micro-batches, the last one again, for nothing
+                weight = float(own == number) / n_targets
+                batch = packing.batch(counts[own], what.micro[own].epoch)
+                with (
+                    strategy.micro_batch(last=number == rounds - 1),
+                    _dropout_key(recipe, step, own, strategy.rank, strategy.device),
+                ):
+                    prediction = strategy(batch.cells, batch.views)
                     # Summed over this micro-batch, divided by the masked genes of the *global* batch: the step's loss does
-                    # not depend on how cells were dealt out. DDP averages gradients over processes, hence the factor.
-                    total = squared_error(prediction, truth=targets(cells, views)).sum() / n_targets
-                    accelerator.backward(total * accelerator.num_processes)
-                loss += total.detach().double()
-                since_log.add(cells=batch.lengths.size, targets=views.query.numel())
-            if not torch.isfinite(loss):
-                raise FloatingPointError(_not_finite(float(loss), step + 1, what, corpus))  # before it reaches a weight
-            norm = None
-            if recipe.optim.grad_clip > 0:
-                norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optim.grad_clip)
-            optimizer.step()
-            optimizer.zero_grad()
+                    # not depend on how cells were dealt out.
+                    total = batch.sum(squared_error(prediction, truth=batch.truth)) * weight
+                    strategy.backward(total)
+                losses.append(total.detach().double())
+            # One exchange a step: the loss, and whether any process was told to leave.
+            own_losses = torch.stack(losses).tolist()
+            loss, *flags = strategy.sum(sum(own_losses), *signals.flags)
+            leave = signals.name(*flags)
+            norm = strategy.step() if np.isfinite(loss) else None
+            if not np.isfinite(loss) or (norm is not None and not torch.isfinite(norm)):
+                culprits = [batch for batch, one in zip(what.micro, own_losses) if not np.isfinite(one)]
+                if np.isfinite(loss):  # the gradients alone: any cell of the step
+                    culprits = what.micro
+                raise not_finite(
+                    out,
+                    "gradient norm" if np.isfinite(loss) else "loss",
+                    float(loss) if norm is None else float(norm),
+                    step=step + 1,
+                    mine=[int(cell) for batch in culprits for cell in corpus.cell_ids[batch.rows]],
+                    is_main=strategy.is_main,
+                    precision=recipe.precision,
+                )
             step += 1
             cells_seen += plan.global_batch
 
             now = time.perf_counter()
-            since_log.seconds += now - began
             seconds += now - began
+            rates.add(
+                cells=plan.global_batch,
+                tokens=int(what.lengths.sum()),
+                targets=n_targets,
+                flops=cost(model.config, what.lengths.astype(np.int64), objective.n_folds, objective.share).flops,
+                seconds=now - began,
+            )
 
             last = step == plan.total_steps or done >= 1.0
             entry: dict[str, Any] = {}
             if step % recipe.log_every == 0 or last:
-                mean = float(accelerator.reduce(loss, "sum"))
-                entry = {"loss": mean, "lr": rate, "grad_norm": None if norm is None else float(norm)}
-                entry |= since_log.rates(accelerator.num_processes)
-            if step % recipe.eval_every == 0 or last:
+                entry = {"loss": loss, "lr": rate, "grad_norm": None if norm is None else float(norm)}
+                entry |= rates.rates(strategy.world)
+            if (step % recipe.eval_every == 0 and not leave) or last:
                 entry |= validate(with_additive=last)
+                leave = signals.name(*strategy.sum(*signals.flags))  # it may have come meanwhile
             if entry:
-                entry = {
-                    "step": step,
-                    "cells_seen": cells_seen,
-                    "seconds": seconds,
-                } | entry
-                log.write(entry)
-                accelerator.log({k: v for k, v in flat(entry).items() if v is not None}, step=step)
+                entry = {"step": step, "cells_seen": cells_seen, "seconds": seconds} | entry
+                say(log.write(entry))
+                accelerator.log(curves(entry), step=step)
             progress.advance(step, entry)
             if stop_after is not None and step - first_step >= stop_after:
-                accelerator.end_training()
+                strategy.end()
                 return {"step": step, "cells_seen": cells_seen}
-            if (step % recipe.save_every == 0 or last) and accelerator.is_main_process:
-                run.save(network(model), optimizer, {"cells_seen": cells_seen, "step": step, "seconds": seconds}, log)
+            if step % recipe.save_every == 0 or last or leave:
+                save()
             began = time.perf_counter()
-            if last:
+            if last or leave:
                 break
+    if leave and not last:
+        strategy.end()
+        return {"step": step, "cells_seen": cells_seen, "stopped": leave}
     metrics = summary(log)
-    if accelerator.is_main_process:
-        run.finish(network(model), metrics)
+    whole = strategy.whole()
+    if strategy.is_main:
+        try:
+            run.finish(whole, metrics)
+        except NOT_SAVED as error:
+            raise InputError(
+                f"{out}: trained to the end, but the model or its report could not be written: {error}. Make room and run the same "
+                f"command with --resume: it goes on from {newest_checkpoint(out) or 'the beginning, as there is no checkpoint'}."
+            ) from error
     accelerator.wait_for_everyone()
-    accelerator.end_training()  # takes the process group down: nothing can be waited for after it
+    strategy.end()
     return metrics
 
 
-class _Since:
-    """Counts between two log lines, for rates."""
+_Item = TypeVar("_Item")
 
-    def __init__(self) -> None:
-        self.cells = self.targets = 0
-        self.seconds = 0.0
 
-    def add(self, *, cells: int, targets: int) -> None:
-        self.cells += cells
-        self.targets += targets
-
-    def rates(self, world: int) -> dict[str, float]:
-        seconds = max(self.seconds, 1e-9)
-        found = {"cells_per_s": world * self.cells / seconds, "targets_per_s": world * self.targets / seconds}
-        self.__init__()  # type: ignore[misc]
-        return found
+def _waiting(items: Iterable[_Item], waited: Callable[[float], None]) -> Iterator[_Item]:
+    """The items, telling how long each was waited for."""
+    iterator = iter(items)
+    while True:
+        began = time.perf_counter()
+        item = next(iterator, None)
+        if item is None:
+            return
+        waited(time.perf_counter() - began)
+        yield item
 
 
 @contextmanager
-def _sync(accelerator: Accelerator, model: torch.nn.Module, *, now: bool) -> Iterator[None]:
-    """Gradients are exchanged with the last micro-batch of a step only."""
-    if now:
-        yield
-    else:
-        with accelerator.no_sync(model):
-            yield
-
-
-@contextmanager
-def _dropout_key(recipe: Recipe, step: int, micro: int, accelerator: Accelerator) -> Iterator[None]:
+def _dropout_key(recipe: Recipe, step: int, micro: int, rank: int, device: torch.device) -> Iterator[None]:
     """Dropout is a function of (seed, step, micro-batch, process), so that a resumed run draws what the whole run would have."""
     if recipe.model.dropout == 0:
         yield
         return
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        seed = hash((recipe.seed, step, micro, accelerator.process_index)) % 2**63
+        seed = hash((recipe.seed, step, micro, rank)) % 2**63
         torch.default_generator.manual_seed(seed)
         if devices:
             torch.cuda.manual_seed(seed)
         yield
-
-
-def _not_finite(loss: float, step: int, what: Any, corpus: Corpus) -> str:
-    cells = [int(i) for batch in what.micro for i in corpus.cell_ids[batch.rows]]
-    return (
-        f"the loss became {loss} at step {step} on cells {cells[:20]} (rows of the corpus's obs). "
-        "Resume from the last checkpoint with a lower --optim.lr, or --precision no."
-    )

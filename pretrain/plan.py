@@ -8,16 +8,21 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from expresser.corpus.budgets import PackedTokens, StaticShapes
 from expresser.corpus.staging import bytes_text
 from expresser.corpus.stream import Stream
 from expresser.model.configuration import ExpresserConfig
+from expresser.model.modeling import ExpresserPreTrainedModel
+from pretrain.compiled import compile_forward, compiles
 from pretrain.config import Recipe
-from pretrain.data import Groups, gene_corpus, split, to_cells, training_stream, weighed_groups
+from pretrain.data import Groups, gene_corpus, split, training_stream, weighed_groups
 from pretrain.loop import Plan, build_model
-from pretrain.objective import Objective, squared_error, targets
+from pretrain.objective import Objective, squared_error
+from pretrain.packing import Packing
 from pretrain.throughput import Cost, cost, memory_bytes, n_parameters
 
 _TIMED_STEPS = 3
+_CUT_STEPS = 16
 _GROUPS_SHOWN = 12
 
 
@@ -80,12 +85,17 @@ def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
     groups = weighed_groups(corpus, parts.train, recipe.data)
     run = Forecast.of(recipe, model.config, lengths, groups)
     parameters = n_parameters(model)
-    memory = memory_bytes(
-        model.config, parameters, run.most_tokens, objective.n_folds, 2 if recipe.precision == "bf16" else 4
-    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stream = training_stream(corpus, parts.train, recipe)
-    seconds = run.flops * _seconds_per_flop(recipe, model.config, stream, model.to(device), device)
+    packing = Packing.of(recipe, device, static=compiles(recipe))
+    most_tokens = run.most_tokens
+    if isinstance(packing.budget, StaticShapes):
+        most_tokens = max(shape.tokens for shape in packing.budget.shapes)
+    memory = memory_bytes(
+        model.config, parameters, most_tokens, objective.n_folds, 2 if recipe.precision == "bf16" else 4
+    )
+    stream = training_stream(corpus, parts.train, recipe, budget=packing.budget)
+    model = model.to(device)
+    seconds = run.flops * _seconds_per_flop(recipe, model.config, stream, model, packing)
     epochs = plan.total_cells / parts.train.size
     lines = [
         ("corpus", f"{corpus.n_cells:,} cells, {len(corpus.vocab):,} genes; {parts.valid.size:,} cells held out"),
@@ -95,7 +105,8 @@ def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
         ("tokens", f"{run.tokens:.3g} ({run.tokens / plan.total_cells:.0f} a cell)"),
         ("targets", f"{run.targets:.3g}"),
         ("FLOPs", f"{run.flops:.3g} (matrix products, forward and backward)"),
-        ("memory", f"about {bytes_text(memory)} a process (at most {run.most_tokens:,} tokens at once)"),
+        ("cut", _cut_line(packing, stream, min(plan.total_steps, _CUT_STEPS))),
+        ("memory", f"about {bytes_text(memory)} a process (at most {most_tokens:,} tokens at once)"),
         (
             "rate",
             f"{plan.total_cells / seconds:,.1f} cells/s on this {device.type} ({_TIMED_STEPS} steps timed), "
@@ -104,6 +115,24 @@ def describe(recipe: Recipe, corpus_folder: str | Path) -> str:
         ("time", f"{_span(seconds)} on one such process, without validation{_deadline(recipe, seconds)}"),
     ]
     return "\n".join(f"{name:<8} {text}" for name, text in lines)
+
+
+def _cut_line(packing: Packing, stream: Stream, n_steps: int) -> str:
+    """How steps are cut into micro-batches, and what padding and filling up add to the first steps."""
+    own = layers = attention = n_micro = 0
+    for number in range(n_steps):
+        for micro in stream.step(number * stream.global_batch).micro:
+            shown = np.minimum(stream.corpus.lengths_of(micro.rows), stream.max_genes).astype(np.int64)
+            tokens, slots = packing.computed(shown)
+            own, layers, attention, n_micro = own + int(shown.sum()), layers + tokens, attention + slots, n_micro + 1
+    a_step = f"{n_micro / n_steps:.1f} micro-batches a step"
+    more = f"attention computes {attention / own - 1:.0%} more tokens than cells have"
+    if isinstance(packing.budget, StaticShapes):
+        n = len(packing.budget.shapes)
+        return f"{n} static shapes, {a_step}; {1 - own / layers:.0%} of the tokens fill up, {more}"
+    if isinstance(packing.budget, PackedTokens):
+        return f"by packed tokens, {a_step}; nothing is padded"
+    return f"by padded tokens, {a_step}; {more}"
 
 
 def _mixture_lines(run: Forecast, groups: Groups | None) -> list[str]:
@@ -140,32 +169,27 @@ def timed_positions(stream: Stream, window: int) -> list[int]:
 
 
 def _seconds_per_flop(
-    recipe: Recipe, config: ExpresserConfig, stream: Stream, model: torch.nn.Module, device: torch.device
+    recipe: Recipe, config: ExpresserConfig, stream: Stream, model: ExpresserPreTrainedModel, packing: Packing
 ) -> float:
-    """Median over steps of forward and backward passes, one before them not counted.
+    """Median over steps of forward and backward passes; one before them is not counted, or each once where it compiles.
 
     By FLOP, not by cell: with length windows a step's cells are no sample of the run's.
     """
     positions = timed_positions(stream, recipe.data.length_window or 1)
-    objective, found = Objective.of(recipe.objective), []
-    for start in [positions[0], *positions]:
+    before, device, found = positions[:1], packing.device, []
+    if isinstance(packing.budget, StaticShapes):
+        compile_forward(model, packing.budget, mode=recipe.compile_mode)
+        before = positions
+    for start in [*before, *positions]:
         what, counts = stream[start]
         began = time.perf_counter()
-        for number, batch in enumerate(counts):
-            cells = to_cells(
-                batch,
-                what.micro[number].epoch,
-                seed=recipe.seed,
-                device=device,
-                max_genes=recipe.train_genes,
-                target_sum=recipe.model.target_sum,
-            )
-            views = objective.views(cells)
+        for number, read in enumerate(counts):
+            batch = packing.batch(read, what.micro[number].epoch)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                prediction = model(cells, views).prediction
-            squared_error(prediction, truth=targets(cells, views)).sum().backward()
+                prediction = model(batch.cells, batch.views).prediction
+            batch.sum(squared_error(prediction, truth=batch.truth)).backward()
         model.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
         found.append((time.perf_counter() - began) / _cost(recipe, config, what.lengths.astype(np.int64)).flops)
-    return float(np.median(found[1:]))
+    return float(np.median(found[len(before) :]))

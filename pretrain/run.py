@@ -1,11 +1,13 @@
 """A pretraining run in its folder: what describes it, its checkpoints, what it leaves at the end."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from expresser import checkpoint
 from expresser.corpus.store import Corpus
@@ -15,9 +17,22 @@ from expresser.run_folder import Log
 from pretrain.config import Recipe
 from pretrain.state import save_state
 
+RATES = ("cells_per_s", "tokens_per_s", "targets_per_s", "flops_per_s", "mfu", "wait_share")
 # Options that a resumed run may set anew.
 MAY_CHANGE = frozenset(
-    {"log_every", "eval_every", "save_every", "keep_last", "tracker", "data.max_tokens", "data.valid_cells"}
+    {
+        "log_every",
+        "eval_every",
+        "save_every",
+        "keep_last",
+        "compile",
+        "compile_mode",
+        "strategy",
+        "timeout_minutes",
+        "tracker",
+        "data.max_tokens",
+        "data.valid_cells",
+    }
 )
 
 
@@ -30,36 +45,54 @@ class Run:
     corpus: Corpus
     record: dict[str, Any]
 
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        found = checkpoint.list_checkpoints(self.out)
-        return found[-1] if found else None
+    def save(
+        self, model: ExpresserPreTrainedModel, moments: Mapping[str, Tensor], counters: Mapping[str, Any], log: Log
+    ) -> None:
+        """Write a checkpoint, then drop those that are neither among the newest nor the best.
 
-    def save(self, model: ExpresserPreTrainedModel, optimizer: Any, counters: dict[str, Any], log: Log) -> None:
-        """Write a checkpoint and drop those older than the ones to keep."""
-        inner = getattr(optimizer, "optimizer", optimizer)
+        Whatever goes wrong, the checkpoints that were there still are.
+        """
+        step = counters["step"]
         checkpoint.save(
-            self.out / "checkpoints" / f"step-{counters['step']:08d}",
+            _folder(self.out, step),
             model,
             self.corpus.vocab,
-            self.record | counters | {"valid": log.last("valid")},
-            extra=lambda folder: save_state(folder, model, inner, counters),
+            self.record | dict(counters) | {"valid": log.last("valid")},
+            extra=lambda folder: save_state(folder, moments, counters),
         )
-        for old in checkpoint.list_checkpoints(self.out)[: -self.recipe.keep_last]:  # keep_last is 1 or more
-            shutil.rmtree(old)
+        found = checkpoint.list_checkpoints(self.out)
+        validated = {
+            _folder(self.out, entry["step"]): entry["valid"]["mse"] for entry in log.entries if "valid" in entry
+        }
+        best = min((one for one in found if one in validated), key=lambda one: validated[one], default=None)
+        for old in found[: -self.recipe.keep_last]:  # keep_last is 1 or more
+            if old != best:
+                shutil.rmtree(old)
 
     def finish(self, model: ExpresserPreTrainedModel, metrics: dict[str, Any]) -> None:
         """Write the final model, the metrics and the report."""
         from expresser.pages import pretraining_page  # drawing is needed once, at the end
 
-        facts = {"valid": metrics["valid"], "step": metrics["step"], "cells_seen": metrics["cells_seen"]}
+        facts = {
+            key: metrics[key] for key in ("valid", "additive", "best", "step", "cells_seen", "seconds", "cells_per_s")
+        }
         checkpoint.save(self.out / "model", model, self.corpus.vocab, self.record | facts)
         write_metrics(self.out / "metrics.json", metrics)
         pretraining_page(self.out)
 
 
-def describe(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
-    """What ``run.json`` holds."""
+def newest_checkpoint(out: Path) -> Path | None:
+    """The newest whole checkpoint of a run's folder."""
+    found = checkpoint.list_checkpoints(out)
+    return found[-1] if found else None
+
+
+def _folder(out: Path, step: int) -> Path:
+    return out / "checkpoints" / f"step-{step:08d}"
+
+
+def describe(recipe: Recipe, corpus: Corpus, warm_start: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``run.json`` holds; `warm_start`: what the run began with, where that is another's weights."""
     return {
         "recipe": recipe.name,
         "config": asdict(recipe),
@@ -69,6 +102,10 @@ def describe(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         "genes": len(corpus.vocab),
         "genes_sha256": corpus.vocab.sha256,
         "sources": [source["name"] for source in corpus.manifest["sources"]],
+        "manifest": [
+            {key: source[key] for key in ("name", "cells", "sha256")} for source in corpus.manifest["sources"]
+        ],
+        "warm_start": warm_start,
         "provenance": provenance(seed=recipe.seed),
     }
 
@@ -76,8 +113,11 @@ def describe(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 def summary(log: Log) -> dict[str, Any]:
     """What the run came to."""
     newest = log.entries[-1]
-    rates = [entry["cells_per_s"] for entry in log.entries if "cells_per_s" in entry]
-    per_target = [entry["targets_per_s"] for entry in log.entries if "targets_per_s" in entry]
+
+    def usual(name: str) -> float | None:
+        found = [entry[name] for entry in log.entries if entry.get(name) is not None]
+        return float(np.median(found)) if found else None
+
     return {
         "step": newest["step"],
         "cells_seen": newest["cells_seen"],
@@ -86,6 +126,9 @@ def summary(log: Log) -> dict[str, Any]:
         "valid": newest["valid"],
         "additive": newest["additive"],
         "start": log.entries[0]["valid"],
-        "cells_per_s": float(np.median(rates)),
-        "targets_per_s": float(np.median(per_target)),
+        "best": min(
+            ({"step": entry["step"], "mse": entry["valid"]["mse"]} for entry in log.entries if "valid" in entry),
+            key=lambda one: one["mse"],
+        ),
+        **{name: usual(name) for name in RATES},
     }

@@ -19,11 +19,14 @@ class Cost:
 
 
 def cost(config: ExpresserConfig, lengths: Int64[np.ndarray, " cells"], n_folds: int | None, share: float) -> Cost:
-    """Count multiply-adds (two operations each) of matrix products; norms, softmax and look-ups are left out.
+    """Count multiply-adds (two operations each) of matrix products; backward is twice forward.
 
     Per token and encoder layer: ``8 d^2`` for the four attention projections, ``4 d d_ff`` for the feed-forward block and
     ``4 p d`` for attention over a cell of ``p`` genes. The decoder projects keys once a gene and pays ``4 c d`` a query over a
-    context of ``c`` genes, whatever the number of folds.
+    context of ``c`` genes, whatever the number of folds. The head's hidden layer pays ``2 d`` for each of its inputs.
+
+    Left out: norms, softmax, activations, look-ups, the loss and the optimiser, the projection of the ``n_bins`` expression tokens
+    (once a batch), padding, and what an attention kernel computes a second time in its backward pass.
     """
     p = lengths.astype(np.float64)
     d, d_ff, n, m = config.d_model, config.feed_forward, config.n_layers, config.decoder_layers
@@ -36,8 +39,14 @@ def cost(config: ExpresserConfig, lengths: Int64[np.ndarray, " cells"], n_folds:
     else:
         views = 1 if n_folds is None else n_folds
         decoder = m * views * p * (8 * d**2 + 4 * d * d_ff + 4 * p * d)
-    head = queries * (4 * d**2 + 2 * d)
+    head = queries * (2 * d * _head_inputs(config) + 2 * d)
     return Cost(tokens=int(p.sum()), targets=int(queries.sum()), flops=3.0 * float((encoder + decoder + head).sum()))
+
+
+def _head_inputs(config: ExpresserConfig) -> int:
+    """Inputs of the head's hidden layer: what the decoder gathered, the contextual embedding where it is seen, and scalars."""
+    seen = 1 if config.head in ("paper", "bias") else 2
+    return seen * config.d_model + (2 if config.head == "truncated" else 1)
 
 
 def n_parameters(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ import pytest
 from expresser.corpus.build import build_corpus
 from expresser.corpus.store import Corpus
 from expresser.simulate import simulate_rna
-from pretrain import loop, plan
+from pretrain import loop, packing, plan
 from pretrain.config import Recipe
 from pretrain.data import split, training_stream, weighed_groups
 from pretrain.throughput import cost
@@ -73,14 +73,14 @@ def test_a_plan_foretells_the_cells_that_the_run_shows(
 
     # A machine whose seconds go by the FLOPs of what it is given: the hours come out whatever steps were timed.
     clock = [0.0]
-    give = plan.to_cells
+    give = packing.to_cells
 
     def working(batch, *rest, **options):
         shows = np.minimum(batch.lengths, 60).astype(np.int64)
         clock[0] += 1e-3 * cost(config, shows, 4, 0.25).flops
         return give(batch, *rest, **options)
 
-    monkeypatch.setattr(plan, "to_cells", working)
+    monkeypatch.setattr(packing, "to_cells", working)
     monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     text = plan.describe(asked(recipe, minutes=1e-3 * actual.flops / 120), two_depths.path)
     hours = float(re.search(r"time +([\d.]+) hours", text)[1])

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, Integer
 
+from expresser.corpus.budgets import Budget, PaddedTokens
 from expresser.corpus.mixing import Mixture
 from expresser.corpus.order import CellOrder, permutation
 from expresser.corpus.store import Corpus, CountBatch
 from expresser.corpus.windows import LengthWindows
 from expresser.errors import InputError
 
-__all__ = ["MicroBatch", "Step", "Stream", "cut", "permutation"]
+__all__ = ["MicroBatch", "Step", "Stream", "cut", "most_micro_batches", "permutation"]
 
 ANNOUNCED = 1024  # cells of this process whose pages are on their way from the disk at any time: 16 batches of 64
 
@@ -39,17 +40,25 @@ def cut(
     rows: Int64[np.ndarray, " cells"],
     epoch: Int64[np.ndarray, " cells"],
     lengths: Int64[np.ndarray, " cells"],
-    max_tokens: int,
+    budget: int | Budget,
 ) -> list[MicroBatch]:
-    """Cells of like length together, as many as fit ``max_tokens`` when padded to the longest; one at least."""
+    """Cells of like length together, as many as the budget holds (a number: padded tokens); one at least."""
+    budget = PaddedTokens(budget) if isinstance(budget, int) else budget
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < order.size:
-        fits = max(1, max_tokens // max(1, int(lengths[order[start]])))
-        chosen = order[start : start + fits]
+        chosen = order[start:]
+        chosen = chosen[: budget.holds(lengths[chosen])]
         batches.append(MicroBatch(rows=rows[chosen], epoch=epoch[chosen]))
-        start += fits
+        start += chosen.size
     return batches
+
+
+def most_micro_batches(lengths: Int64[np.ndarray, " global_batch"], world: int, budget: int | Budget) -> int:
+    """Micro-batches of the process that has most of them, in a step that shows these numbers of genes."""
+    falling = np.sort(lengths.astype(np.int64))[::-1]
+    shares = [falling[rank::world] for rank in range(world)]
+    return max(len(cut(np.zeros_like(share), np.zeros_like(share), share, budget)) for share in shares)
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,8 @@ class Stream:
         Cells a step, over all processes.
     max_tokens, max_genes
         A micro-batch holds at most ``max_tokens`` padded tokens; a cell shows at most ``max_genes``.
+    budget
+        Another rule for how many cells a micro-batch holds. Which cells a step shows does not depend on it.
     rank, world
         This process and how many there are.
     order
@@ -107,6 +118,7 @@ class Stream:
         world: int = 1,
         order: Mixture | None = None,
         length_window: int = 1,
+        budget: Budget | None = None,
     ) -> None:
         if global_batch < world:
             raise InputError(
@@ -114,7 +126,8 @@ class Stream:
                 "Raise data.global_batch or start fewer processes."
             )
         self.corpus, self.rows = corpus, rows
-        self.global_batch, self.max_tokens, self.max_genes = global_batch, max_tokens, max_genes
+        self.global_batch, self.max_genes = global_batch, max_genes
+        self.budget = PaddedTokens(max_tokens) if budget is None else budget
         self.rank, self.world = rank, world
         self.order: CellOrder | Mixture | LengthWindows = CellOrder(rows.size, seed) if order is None else order
         if length_window > 1:
@@ -128,7 +141,7 @@ class Stream:
         rows, lengths = self.rows[chosen].astype(np.int64, copy=False), self._lengths(chosen)
         by_length = np.argsort(-lengths, kind="stable")
         mine = by_length[self.rank :: self.world]
-        return Step(lengths=lengths, micro=cut(rows[mine], epoch[mine], lengths[mine], self.max_tokens))
+        return Step(lengths=lengths, micro=cut(rows[mine], epoch[mine], lengths[mine], self.budget))
 
     def steps(self, start: int, stop: int, *, ahead: int = 2) -> Iterator[tuple[Step, list[CountBatch]]]:
         """Steps from position ``start`` while less than ``stop``, each with its cells read.

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from expresser.corpus.budgets import Shape
+from expresser.model.fixed import FixedRagged, true_positions
 from expresser.model.keyed import keyed_rank, splitmix64
 from expresser.model.ragged import Ragged
 
@@ -50,12 +52,15 @@ class Cells:
         *,
         target_sum: float = 1e4,
         max_genes: int | None = None,
+        shape: Shape | None = None,
     ) -> "Cells":
         """Normalise raw counts and cut each cell with more than ``max_genes`` genes to a random subset drawn by its key.
 
         The library size and the largest value are those of the whole cell: a subset hides genes from the model, it does not
-        change their values.
+        change their values. Cells that show exactly the tokens and rows of a ``shape`` get rows of known numbers.
         """
+        if shape is not None:
+            return cls._of_shape(genes, counts, lengths, totals, key, target_sum, max_genes, shape)
         rows = Ragged(lengths)
         values = torch.log1p(target_sum * counts.float() / totals.float()[rows.row])
         rest_max = values.new_zeros(rows.n_rows)
@@ -63,6 +68,30 @@ class Cells:
             kept = keyed_rank(rows, key, genes, purpose=_SUBSET) < max_genes
             rest_max = rows.max(values.masked_fill(kept, 0.0))
             genes, values, rows = genes[kept], values[kept], Ragged(lengths.clamp(max=max_genes))
+        return cls(genes=genes, values=values, rows=rows, key=key, rest_max=rest_max, total=totals.float())
+
+    @classmethod
+    def _of_shape(
+        cls,
+        genes: Tensor,
+        counts: Tensor,
+        lengths: Tensor,
+        totals: Tensor,
+        key: Tensor,
+        target_sum: float,
+        max_genes: int | None,
+        shape: Shape,
+    ) -> "Cells":
+        """:meth:`from_counts` without a question to the device: whether a cell is cut is known from the number of entries."""
+        whole = FixedRagged(lengths, total=genes.numel(), bound=genes.numel())
+        values = torch.log1p(target_sum * counts.float() / totals.float()[whole.row])
+        rest_max = values.new_zeros(whole.n_rows)
+        if max_genes is not None and whole.total > shape.tokens:
+            kept = keyed_rank(whole, key, genes, purpose=_SUBSET) < max_genes
+            rest_max = whole.max(values.masked_fill(kept, 0.0))
+            shown = true_positions(kept, shape.tokens)
+            genes, values, lengths = genes[shown], values[shown], lengths.clamp(max=max_genes)
+        rows = FixedRagged(lengths, total=shape.tokens, bound=shape.longest)
         return cls(genes=genes, values=values, rows=rows, key=key, rest_max=rest_max, total=totals.float())
 
     def to(self, device: torch.device | str) -> "Cells":
@@ -152,10 +181,14 @@ class Views:
         )
 
 
+def mask_rank(cells: Cells) -> Int[Tensor, " entries"]:
+    """The order, drawn by the cells' keys, in which a cell's genes are masked."""
+    return keyed_rank(cells.rows, cells.key, cells.genes, purpose=_MASK)
+
+
 def single_mask(cells: Cells, share: float) -> Views:
     """The paper's pretext: one random mask of ``round(share * p)`` of a cell's ``p`` genes (at least one), drawn by the cell's key."""
-    rank = keyed_rank(cells.rows, cells.key, cells.genes, purpose=_MASK)
-    return Views.single(cells.rows, rank < n_single(cells.rows.lengths, share)[cells.rows.row])
+    return Views.single(cells.rows, mask_rank(cells) < n_single(cells.rows.lengths, share)[cells.rows.row])
 
 
 def n_single(lengths: Int[Tensor, " cells"], share: float) -> Int[Tensor, " cells"]:
@@ -165,5 +198,4 @@ def n_single(lengths: Int[Tensor, " cells"], share: float) -> Int[Tensor, " cell
 
 def all_folds(cells: Cells, n_folds: int) -> Views:
     """Every gene a target: a cell's genes cut at random into ``n_folds`` folds, each asked from the others."""
-    rank = keyed_rank(cells.rows, cells.key, cells.genes, purpose=_MASK)
-    return Views.folds(cells.rows, rank % n_folds, n_folds)
+    return Views.folds(cells.rows, mask_rank(cells) % n_folds, n_folds)

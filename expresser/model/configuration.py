@@ -47,6 +47,8 @@ class ExpresserConfig(PreTrainedConfig):
     """
 
     model_type = "expresser"
+    # What the libraries around transformers ask for.
+    attribute_map = {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}  # noqa: RUF012
 
     vocab_size: int = 18483
     d_model: int = 200

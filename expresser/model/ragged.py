@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -38,6 +39,11 @@ class Ragged:
     def starts(self) -> Int[Tensor, " rows"]:
         """Position of each row's first entry."""
         return torch.cumsum(self.lengths, 0) - self.lengths
+
+    @cached_property
+    def boundaries(self) -> Int[Tensor, " boundaries"]:
+        """Cumulative lengths from 0 on, as kernels for packed rows want them: int32."""
+        return F.pad(torch.cumsum(self.lengths, 0), (1, 0)).int()
 
     @cached_property
     def row(self) -> Int[Tensor, " entries"]:
