@@ -118,6 +118,10 @@ def pretrain(
     out, corpus = Path(out), gene_corpus(corpus_folder)
     strategy = begin(recipe, out)
     accelerator = strategy.accelerator
+    if static and strategy.name == "zero3":  # the launcher's wish, where the recipe has none
+        raise InputError(
+            "the launcher asks for ZeRO-3, whose shares of weights cannot be compiled. Leave --compile out."
+        )
     if verify:
         verify_together(corpus.path)
     parts = split(corpus, recipe.data, recipe.seed)

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from expresser.errors import InputError
 from expresser.model.cells import Cells, Views
@@ -143,6 +144,8 @@ class Zero(Strategy):
                 "accelerate left DeepSpeed out: ACCELERATE_USE_CPU makes it do so. Unset it (DeepSpeed is told of the CPU by "
                 "DS_ACCELERATOR=cpu), or say --strategy ddp."
             )
+        # Accelerate told transformers of ZeRO-3, which would cut every model that is loaded, such as a checkpoint's, into shares.
+        unset_hf_deepspeed_config()
         self.stage = int(plugin.zero_stage)
         self.name = f"zero{self.stage}"
 
