@@ -1,6 +1,7 @@
 """``expresser pretrain RECIPE``."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,15 +48,15 @@ def _run(argv: Sequence[str]) -> None:
     from pretrain.loop import pretrain
 
     metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume, verify=given.verify)
+    if int(os.environ.get("RANK", 0)) > 0:
+        return  # a launcher's first process speaks for all
     if stopped := metrics.get("stopped"):
         print(
             f"{stopped}: step {metrics['step']:,} is saved in {given.out / 'checkpoints'}. "
             "The same command with --resume goes on from it.",
             file=sys.stderr,
         )
-        if stopped == "SIGINT":
-            raise SystemExit(130)
-        return
+        raise SystemExit(130 if stopped == "SIGINT" else 0)
     valid, additive = metrics["valid"], metrics["additive"]
     print(
         f"validation MAE {valid['mae']:.4f} (gene + cell additive {additive['mae']:.4f}), "

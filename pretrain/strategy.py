@@ -38,6 +38,10 @@ class Strategy:
     def __init__(self, recipe: Recipe, out: Path, plugin: Any = None) -> None:
         self.clip = recipe.optim.grad_clip
         self.bf16 = recipe.precision == "bf16"
+        if not torch.accelerator.is_available():
+            os.environ.setdefault(
+                "DS_ACCELERATOR", "cpu"
+            )  # accelerate imports DeepSpeed where it is installed, which guesses aloud
         AcceleratorState._reset_state()  # a second run in this process may share its work otherwise
         group: dict[str, Any] = {"timeout": timedelta(minutes=recipe.timeout_minutes)}
         if plugin is not None and not torch.cuda.is_available():
