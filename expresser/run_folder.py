@@ -90,8 +90,9 @@ def claim(
                 f"{out}: this run began on {data} {str(before.get(data))[:12]}…, not on {str(record[data])[:12]}…. "
                 "Resume with the same data, or choose another --out."
             )
-        for part in (out / "checkpoints").glob(".step-*.part"):  # left by a run that was killed while it saved
-            shutil.rmtree(part)
+        for left in (".model.*", "checkpoints/.step-*"):  # by a run that was killed while it saved
+            for part in out.glob(left):
+                shutil.rmtree(part)
         old, new = ({name: part.get(name) for name in also} | dict(part["config"]) for part in (before, record))
         if changed := _differences(old, new, may_change):
             raise InputError(

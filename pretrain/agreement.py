@@ -1,10 +1,11 @@
 """Proof that all processes of a run begin with the same data at the same place: else cells are lost or seen twice, unnoticed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from expresser.errors import InputError
 
@@ -31,3 +32,23 @@ def agree(accelerator: Accelerator, facts: Mapping[str, object]) -> None:
         f"(process {accelerator.process_index} has {own}). Give all nodes the same corpus, options and version of expresser, and an "
         "--out that all of them see, with the same checkpoints."
     )
+
+
+def by_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Do something in the main process alone; what it refuses, every process refuses. All processes must call this.
+
+    Raises
+    ------
+    InputError
+        In every process, if the action raised one: else the others would wait for a process that has gone.
+    """
+    fault: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            action()
+        except InputError as error:
+            fault = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(fault)
+    if fault[0] is not None:
+        raise InputError(fault[0])

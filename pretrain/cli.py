@@ -45,17 +45,23 @@ def _run(argv: Sequence[str]) -> None:
         print(describe(given.recipe, given.corpus))
         return
     assert given.out is not None
+    from expresser.errors import InputError
     from pretrain.loop import pretrain
+    from pretrain.survival import NotFinite
 
-    metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume, verify=given.verify)
+    try:
+        metrics = pretrain(given.recipe, given.corpus, given.out, resume=given.resume, verify=given.verify)
+    except NotFinite as error:  # one message, no traceback: it is about cells and options
+        raise InputError(str(error)) from error
     if int(os.environ.get("RANK", 0)) > 0:
         return  # a launcher's first process speaks for all
     if stopped := metrics.get("stopped"):
-        print(
-            f"{stopped}: step {metrics['step']:,} is saved in {given.out / 'checkpoints'}. "
-            "The same command with --resume goes on from it.",
-            file=sys.stderr,
+        saved = (
+            f"step {metrics['step']:,} is saved in {given.out / 'checkpoints'}"
+            if metrics["step"]
+            else "left before step 1"
         )
+        print(f"{stopped}: {saved}. The same command with --resume goes on from there.", file=sys.stderr)
         raise SystemExit(130 if stopped == "SIGINT" else 0)
     valid, additive = metrics["valid"], metrics["additive"]
     print(

@@ -10,7 +10,6 @@ from torch import Tensor
 from expresser.corpus.store import Corpus
 from expresser.corpus.stream import MicroBatch, cut
 from expresser.model.cells import Cells, Views
-from expresser.model.modeling import ExpresserPreTrainedModel
 from pretrain.data import to_cells
 from pretrain.objective import Objective, targets
 
@@ -112,10 +111,3 @@ def additive_prediction(cells: Cells, views: Views, level: Tensor) -> Tensor:
     gene_level = level[cells.genes]
     of_view = views.context_rows.mean((cells.values - gene_level)[views.context])
     return gene_level[views.query] + of_view[views.query_rows.row]
-
-
-def network(model: torch.nn.Module) -> ExpresserPreTrainedModel:
-    """The model inside whatever a process group wraps around it."""
-    inner = getattr(model, "module", model)
-    assert isinstance(inner, ExpresserPreTrainedModel)
-    return inner

@@ -5,74 +5,34 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from expresser import checkpoint
 from expresser.corpus.budgets import StaticShapes
 from expresser.corpus.stream import most_micro_batches
-from expresser.corpus.together import verify_together
 from expresser.errors import InputError
-from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
-from expresser.model.modeling import ExpresserModel, ExpresserPreTrainedModel, ExpresserWithoutDecoder
-from expresser.run_folder import Log, claim
-from pretrain.agreement import agree
-from pretrain.compiled import compile_forward, compiles
+from expresser.run_folder import Log
+from pretrain.agreement import by_main
+from pretrain.compiled import compile_forward
 from pretrain.config import Recipe
-from pretrain.data import gene_corpus, split, starting_factors, starting_levels, training_stream
 from pretrain.evaluate import Held, evaluate, scores
-from pretrain.naive import NaiveExpresser
 from pretrain.objective import Objective, squared_error
 from pretrain.optim import adamw, learning_rate, set_learning_rate
-from pretrain.packing import Packing
 from pretrain.progress import Progress
 from pretrain.rates import Rates, matmul_ceiling
-from pretrain.run import MAY_CHANGE, Run, describe, newest_checkpoint, summary
-from pretrain.state import load_state
-from pretrain.strategy import begin
+from pretrain.run import draw, newest_checkpoint, summary
+from pretrain.start import Start
+from pretrain.strategy import Strategy
 from pretrain.survival import NOT_SAVED, Signals, not_finite
 from pretrain.throughput import cost
-from pretrain.tracking import check_tracker, curves, start_tracker
-from pretrain.warm import Source, recalled
+from pretrain.tracking import Tracker, check_tracker
+from pretrain.zero import begin
 
 _MEASURED = 100  # steps of a run for which the machine's own speed is worth measuring
-
-
-def build_model(recipe: Recipe, vocab_size: int) -> ExpresserPreTrainedModel:
-    """A freshly initialised model of the recipe's shape; its weights are a function of the seed."""
-    fields = asdict(recipe.model)
-    architecture = fields.pop("architecture")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(recipe.seed)
-        if architecture == "without_decoder":
-            return ExpresserWithoutDecoder(ExpresserWithoutDecoderConfig(vocab_size=vocab_size, **fields))
-        kind = NaiveExpresser if recipe.implementation == "naive" else ExpresserModel
-        return kind(ExpresserConfig(vocab_size=vocab_size, **fields))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long a run is: positions in the stream of training cells."""
-
-    total_steps: int
-    global_batch: int
-
-    @property
-    def total_cells(self) -> int:
-        """Where the stream ends."""
-        return self.total_steps * self.global_batch
-
-    @classmethod
-    def of(cls, recipe: Recipe, n_train: int) -> "Plan":
-        """Steps of the recipe on this many training cells."""
-        steps = max(1, int(np.ceil(recipe.data.epochs * n_train / recipe.data.global_batch)))
-        if recipe.data.max_steps is not None:
-            steps = min(steps, recipe.data.max_steps)
-        return cls(total_steps=steps, global_batch=recipe.data.global_batch)
 
 
 def pretrain(
@@ -114,92 +74,40 @@ def pretrain(
     """
     recipe.check()
     check_tracker(recipe.tracker)
-    static = compiles(recipe)
-    out, corpus = Path(out), gene_corpus(corpus_folder)
+    out = Path(out)
     strategy = begin(recipe, out)
-    accelerator = strategy.accelerator
-    if static and strategy.name == "zero3":  # the launcher's wish, where the recipe has none
-        raise InputError(
-            "the launcher asks for ZeRO-3, whose shares of weights cannot be compiled. Leave --compile out."
-        )
-    if verify:
-        verify_together(corpus.path)
-    parts = split(corpus, recipe.data, recipe.seed)
-    plan = Plan.of(recipe, parts.train.size)
-    objective = Objective.of(recipe.objective)
+    start = Start.of(recipe, corpus_folder, out, strategy, resume=resume, verify=verify)
+    if start is None:  # finished before: nothing is left to do but what may have been left undone
+        metrics = json.loads((out / "metrics.json").read_text())
+        by_main(strategy.accelerator, lambda: None if (out / "report.html").is_file() else draw(out))
+        strategy.end()
+        return metrics
+    with Signals() as signals:
+        return _train(recipe, out, strategy, start, signals, stop_after=stop_after, quiet=quiet)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    strategy: Strategy,
+    start: Start,
+    signals: Signals,
+    *,
+    stop_after: int | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """From where a run starts to its end, or to where it is told to leave."""
+    run, plan, model, packing, stream = start.run, start.plan, start.model, start.packing, start.stream
+    corpus, objective = run.corpus, packing.objective
     # Validation asks every gene once whatever the training objective: runs can be compared, and more targets mean less noise.
     validation = Objective.of(replace(recipe.objective, masking="all_folds"))
-    levels = starting_levels(corpus, parts.train, recipe.model.head, recipe.seed, recipe.model.target_sum)
-    additive = (
-        levels
-        if recipe.model.head == "additive"
-        else starting_levels(corpus, parts.train, "additive", recipe.seed, recipe.model.target_sum)
-    )
-
-    model = build_model(recipe, len(corpus.vocab))
-    model.set_gene_means(torch.from_numpy(levels))
-    packing = Packing.of(recipe, strategy.device, static=static, world=strategy.world)
-    stream = training_stream(
-        corpus, parts.train, recipe, rank=strategy.rank, world=strategy.world, budget=packing.budget
-    )
-    start = newest_checkpoint(out) if resume else None
-    finished = resume and (out / "metrics.json").is_file()
-    source = None
-    if recipe.start is not None and start is None and not finished:
-        source = Source.open(recipe.start, model.config, corpus.vocab)
-    # Whatever is wrong with the recipe or the corpus has been said by now: the folder is claimed by runs that can begin.
-    warm = source.record.to_dict() if source is not None else recalled(out) if resume else None
-    run_record = describe(recipe, corpus, warm)
-    if strategy.is_main:
-        claim(
-            out,
-            run_record,
-            resume=resume,
-            what="a pretraining run",
-            data="corpus_id",
-            also=("warm_start",),
-            may_change=MAY_CHANGE,
-        )
-    accelerator.wait_for_everyone()
-    if finished:
-        return json.loads((out / "metrics.json").read_text())  # finished before: nothing is left to do
-    run = Run(recipe=recipe, out=out, corpus=corpus, record=run_record)
-    factors = None
-    if start is None and recipe.gene_tokens == "factors":
-        if recipe.gene_tokens_noise is not None:
-            with torch.no_grad():
-                model.gene_tokens.weight.mul_(recipe.gene_tokens_noise / model.config.initializer_range)
-        found = starting_factors(corpus, parts.train, recipe.model.d_model, recipe.seed, recipe.model.target_sum)
-        factors = torch.from_numpy(found)
-    if source is not None:
-        source.give(model, factors)
-    elif factors is not None:
-        model.set_gene_tokens(factors)
-    moments, counters = None, {"cells_seen": 0, "seconds": 0.0}
-    if start is not None:
-        model.load_state_dict(checkpoint.load(start).model.state_dict())
-        moments, counters = load_state(start)
-    agree(
-        accelerator,
-        {
-            "corpus_id": corpus.corpus_id,
-            "seed": recipe.seed,
-            "cells_seen": int(counters["cells_seen"]),
-            "global batch": plan.global_batch,
-            "steps": plan.total_steps,
-            "processes": strategy.world,
-            "data options": asdict(recipe.data),
-            "training cells": parts.train.size,
-            "starting weights": None if warm is None else warm["weights_sha256"],
-        },
-    )
     if isinstance(packing.budget, StaticShapes):
         compile_forward(model, packing.budget, mode=recipe.compile_mode)
-    strategy.prepare(model, adamw(model, recipe.optim), moments, where=str(start))
+    strategy.prepare(model, adamw(model, recipe.optim), start.moments, where=str(start.checkpoint))
 
     held = Held.of(
         corpus,
-        parts.valid[: recipe.data.valid_cells],
+        start.parts.valid[: recipe.data.valid_cells],
         max_tokens=recipe.data.max_tokens,
         max_genes=recipe.model.max_genes,
         rank=strategy.rank,
@@ -216,25 +124,25 @@ def pretrain(
             device=strategy.device,
             config=model.config,
             in_step=strategy.shared_forward,
-            additive=additive if with_additive else None,
+            additive=start.additive if with_additive else None,
         )
         both = torch.from_numpy(np.stack([of_model, of_additive])).to(strategy.device)
-        both = accelerator.reduce(both, "sum").cpu().numpy()
+        both = strategy.accelerator.reduce(both, "sum").cpu().numpy()
         found = {"valid": scores(both[0])}
         return found | {"additive": scores(both[1])} if with_additive else found
 
     log = Log(
         out / "log.jsonl",
         position="cells_seen",
-        keep_until=int(counters["cells_seen"]),
+        keep_until=start.cells_seen,
         active=strategy.is_main,
     )
-    cells_seen, seconds = int(counters["cells_seen"]), float(counters["seconds"])
+    cells_seen, seconds = start.cells_seen, start.seconds
     step = first_step = cells_seen // plan.global_batch
-    start_tracker(accelerator, recipe, out, step=step)
+    tracker = Tracker(strategy.accelerator, recipe, out, step=step)
     product = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     rates = Rates(matmul_ceiling(strategy.device, product) if plan.total_steps >= _MEASURED else None)
-    last, leave = False, None  # leave: the signal that some process got
+    last = False
 
     def say(trouble: str | None) -> None:
         if trouble:
@@ -255,9 +163,13 @@ def pretrain(
 
     if cells_seen == 0:
         say(log.write({"step": 0, "cells_seen": 0, "seconds": 0.0, **validate(with_additive=True)}))
-        accelerator.log(curves(log.entries[-1]), step=0)
+        tracker.log(log.entries[-1], step=0)
+    leave = signals.name(*strategy.sum(*signals.flags))
+    if leave:  # nothing is lost: what there was to go on from is still there
+        strategy.end()
+        return {"step": step, "cells_seen": cells_seen, "stopped": leave}
 
-    with Signals() as signals, Progress(plan.total_steps, step, quiet=quiet or not strategy.is_main) as progress:
+    with Progress(plan.total_steps, step, quiet=quiet or not strategy.is_main) as progress:
         began = time.perf_counter()
         for what, counts in _waiting(stream.steps(cells_seen, plan.total_cells), rates.waited):
             done = step / plan.total_steps
@@ -274,9 +186,8 @@ def pretrain(
             if strategy.shared_forward:  # a pass of one process is a pass of all
                 rounds = most_micro_batches(what.lengths, strategy.world, packing.budget)
             for number in range(rounds):
-                own = min(
-                    number, len(counts) - 1
-                )  # where others have more micro-batches, the last one again, for nothing
+                # Where others have more micro-batches, the last one again, for nothing.
+                own = min(number, len(counts) - 1)
                 weight = float(own == number) / n_targets
                 batch = packing.batch(counts[own], what.micro[own].epoch)
                 with (
@@ -288,24 +199,27 @@ def pretrain(
                     # not depend on how cells were dealt out.
                     total = batch.sum(squared_error(prediction, truth=batch.truth)) * weight
                     strategy.backward(total)
-                losses.append(total.detach().double())
+                losses.append(total.detach())
             # One exchange a step: the loss, and whether any process was told to leave.
             own_losses = torch.stack(losses).tolist()
             loss, *flags = strategy.sum(sum(own_losses), *signals.flags)
             leave = signals.name(*flags)
-            norm = strategy.step() if np.isfinite(loss) else None
-            if not np.isfinite(loss) or (norm is not None and not torch.isfinite(norm)):
-                culprits = [batch for batch, one in zip(what.micro, own_losses) if not np.isfinite(one)]
-                if np.isfinite(loss):  # the gradients alone: any cell of the step
-                    culprits = what.micro
+            norm = float(strategy.step()) if np.isfinite(loss) else float("nan")
+            if not np.isfinite(norm):
+                bad = [batch for batch, one in zip(what.micro, own_losses) if not np.isfinite(one)]
                 raise not_finite(
                     out,
                     "gradient norm" if np.isfinite(loss) else "loss",
-                    float(loss) if norm is None else float(norm),
+                    norm if np.isfinite(loss) else loss,
                     step=step + 1,
-                    mine=[int(cell) for batch in culprits for cell in corpus.cell_ids[batch.rows]],
+                    # Where the gradients alone are no numbers, it may be any cell of the step.
+                    mine=[
+                        int(i)
+                        for batch in (what.micro if np.isfinite(loss) else bad)
+                        for i in corpus.cell_ids[batch.rows]
+                    ],
                     is_main=strategy.is_main,
-                    precision=recipe.precision,
+                    newest=newest_checkpoint(out),
                 )
             step += 1
             cells_seen += plan.global_batch
@@ -323,7 +237,7 @@ def pretrain(
             last = step == plan.total_steps or done >= 1.0
             entry: dict[str, Any] = {}
             if step % recipe.log_every == 0 or last:
-                entry = {"loss": loss, "lr": rate, "grad_norm": None if norm is None else float(norm)}
+                entry = {"loss": loss, "lr": rate, "grad_norm": norm}
                 entry |= rates.rates(strategy.world)
             if (step % recipe.eval_every == 0 and not leave) or last:
                 entry |= validate(with_additive=last)
@@ -331,7 +245,7 @@ def pretrain(
             if entry:
                 entry = {"step": step, "cells_seen": cells_seen, "seconds": seconds} | entry
                 say(log.write(entry))
-                accelerator.log(curves(entry), step=step)
+                tracker.log(entry, step=step)
             progress.advance(step, entry)
             if stop_after is not None and step - first_step >= stop_after:
                 strategy.end()
@@ -354,7 +268,7 @@ def pretrain(
                 f"{out}: trained to the end, but the model or its report could not be written: {error}. Make room and run the same "
                 f"command with --resume: it goes on from {newest_checkpoint(out) or 'the beginning, as there is no checkpoint'}."
             ) from error
-    accelerator.wait_for_everyone()
+    strategy.accelerator.wait_for_everyone()
     strategy.end()
     return metrics
 

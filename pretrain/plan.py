@@ -16,9 +16,9 @@ from expresser.model.modeling import ExpresserPreTrainedModel
 from pretrain.compiled import compile_forward, compiles
 from pretrain.config import Recipe
 from pretrain.data import Groups, gene_corpus, split, training_stream, weighed_groups
-from pretrain.loop import Plan, build_model
 from pretrain.objective import Objective, squared_error
 from pretrain.packing import Packing
+from pretrain.start import Plan, build_model
 from pretrain.throughput import Cost, cost, memory_bytes, n_parameters
 
 _TIMED_STEPS = 3

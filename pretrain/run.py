@@ -71,14 +71,19 @@ class Run:
 
     def finish(self, model: ExpresserPreTrainedModel, metrics: dict[str, Any]) -> None:
         """Write the final model, the metrics and the report."""
-        from expresser.pages import pretraining_page  # drawing is needed once, at the end
-
         facts = {
             key: metrics[key] for key in ("valid", "additive", "best", "step", "cells_seen", "seconds", "cells_per_s")
         }
         checkpoint.save(self.out / "model", model, self.corpus.vocab, self.record | facts)
         write_metrics(self.out / "metrics.json", metrics)
-        pretraining_page(self.out)
+        draw(self.out)
+
+
+def draw(out: Path) -> None:
+    """The report of a finished run."""
+    from expresser.pages import pretraining_page  # drawing is needed once, at the end
+
+    pretraining_page(out)
 
 
 def newest_checkpoint(out: Path) -> Path | None:

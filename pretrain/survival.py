@@ -75,20 +75,23 @@ class NotFinite(FloatingPointError):
 
 
 def not_finite(
-    out: Path, what: str, value: float, *, step: int, mine: Sequence[int], is_main: bool, precision: str
+    out: Path, what: str, value: float, *, step: int, mine: Sequence[int], is_main: bool, newest: Path | None
 ) -> NotFinite:
     """Write ``not_finite.json`` with the cells of the micro-batches at fault, over all processes, and return what to raise.
 
-    All processes must call this. ``mine``: corpus cell ids (rows of its obs) of this process's micro-batches at fault.
+    All processes must call this. ``mine``: corpus cell ids (rows of its obs) of this process's micro-batches at fault. ``newest``: the
+    newest checkpoint.
     """
     cells = [int(cell) for cell in gather_object(list(mine))]
-    path = out / "not_finite.json"
+    path, shown = out / "not_finite.json", cells[:NAMED]
     if is_main:
-        facts = {"step": step, "what": what, "value": str(value), "cells": cells, "time": time.time()}
-        write_metrics(path, facts)
-    named = f"{cells[:NAMED]}{' …' if len(cells) > NAMED else ''}"
-    lower = ", or --precision no" if precision != "no" else ""
+        try:
+            write_metrics(path, {"step": step, "what": what, "value": str(value), "cells": cells, "time": time.time()})
+        except OSError:
+            shown = cells  # there is no other place for them
+    more = f" and {len(cells) - len(shown)} more, all in {path}" if len(cells) > len(shown) else ""
+    again = f"--start {newest}" if newest else "there is no checkpoint yet"
     return NotFinite(
-        f"the {what} became {value} at step {step} on cells {named} (rows of the corpus's obs; all {len(cells)} in {path}). "
-        f"Look at them; no checkpoint has weights of this step: resume from the newest with another --optim.lr{lower}."
+        f"the {what} became {value} at step {step} on cells {shown}{more} (rows of the corpus's obs). Look at them; no checkpoint has "
+        f"weights of this step. --resume would repeat it: begin a run with other options, such as --optim.lr, from here ({again})."
     )

@@ -5,7 +5,8 @@ import math
 import netrc
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,28 @@ def start_tracker(accelerator: Accelerator, recipe: Recipe, out: Path, *, step: 
         raise InputError(
             f"Weights & Biases did not start ({error}). Set WANDB_MODE=offline to keep its files in {folder}, and upload them later."
         ) from error
+
+
+class Tracker:
+    """A recipe's tracker, or none. One that can no longer write is given up: the log and the report have the same curves."""
+
+    def __init__(self, accelerator: Accelerator, recipe: Recipe, out: Path, *, step: int) -> None:
+        self._accelerator = accelerator
+        self._on = recipe.tracker != "none"
+        self._try(lambda: start_tracker(accelerator, recipe, out, step=step))
+
+    def log(self, entry: Mapping[str, Any], *, step: int) -> None:
+        """A log line's curves."""
+        self._try(lambda: self._accelerator.log(curves(entry), step=step))
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if not self._on:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._on, self._accelerator.trackers = False, []
+            print(f"warning: the tracker is given up: {error}. log.jsonl goes on.", file=sys.stderr, flush=True)
 
 
 def hyper_parameters(recipe: Recipe) -> dict[str, bool | int | float | str]:

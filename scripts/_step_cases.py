@@ -16,11 +16,11 @@ from torch import Tensor
 from expresser.model.cells import Cells
 from pretrain.config import Recipe
 from pretrain.data import to_cells, training_stream
-from pretrain.loop import build_model
 from pretrain.objective import Objective, squared_error, targets
 from pretrain.optim import adamw
 from pretrain.rates import matmul_ceiling
 from pretrain.recipes import full, paper, paper_naive
+from pretrain.start import build_model
 from pretrain.throughput import cost
 
 SHARE = 0.25  # genes of a cell that one mask hides, in all cases but the BERT

@@ -14,9 +14,9 @@ from expresser.corpus.budgets import StaticShapes
 from pretrain.compiled import compile_forward
 from pretrain.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe
 from pretrain.data import gene_corpus, split, training_stream
-from pretrain.loop import build_model
 from pretrain.objective import squared_error
 from pretrain.packing import Packing
+from pretrain.start import build_model
 
 
 def main(folder: str, backend: str, masking: str) -> None:

@@ -31,9 +31,9 @@ from expresser.model.fixed_views import masked_range
 from pretrain.compiled import compiles
 from pretrain.config import Recipe
 from pretrain.data import training_stream
-from pretrain.loop import build_model
 from pretrain.objective import squared_error
 from pretrain.packing import Batch, Packing, filled
+from pretrain.start import build_model
 
 N_GENES, MOST = 60, 40
 CPU = torch.device("cpu")

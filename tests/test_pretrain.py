@@ -36,6 +36,7 @@ from pretrain.optim import adamw, learning_rate, set_learning_rate
 from pretrain.plan import describe
 from pretrain.recipes import RECIPES, paper, paper_naive, with_random_tokens
 from pretrain.run import RATES
+from pretrain.start import build_model
 from pretrain.throughput import cost
 
 _TIMES = {"seconds", *RATES}
@@ -440,7 +441,7 @@ def test_the_learning_rate_rises_falls_and_ends_where_it_is_told():
 
 
 def test_only_matrices_of_layers_decay(tiny_recipe):
-    model = loop.build_model(tiny_recipe, 50)
+    model = build_model(tiny_recipe, 50)
     decayed, kept, table = adamw(model, OptimConfig(weight_decay=0.3)).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     assert (decayed["weight_decay"], kept["weight_decay"], table["weight_decay"]) == (0.3, 0.0, 0.0)
@@ -452,7 +453,7 @@ def test_only_matrices_of_layers_decay(tiny_recipe):
 
 
 def test_the_token_table_has_its_share_of_the_learning_rate(tiny_recipe):
-    model = loop.build_model(tiny_recipe, 50)
+    model = build_model(tiny_recipe, 50)
     everywhere, own = (adamw(model, OptimConfig(token_lr_scale=scale)) for scale in (None, 0.1))
     for optimizer in (everywhere, own):
         set_learning_rate(optimizer, 2e-3)
@@ -465,7 +466,7 @@ def test_the_first_step_of_the_token_table_is_its_share_of_what_it_was_and_no_ot
 ):
     """Both runs have the same first gradient. (A truncated head starts at zero: the table would stand still for a step.)"""
     one = vary(tiny_recipe, data={"max_steps": 1}, optim={"warmup_share": 0.0}, model={"head": "query"})
-    start = loop.build_model(one, len(Corpus.open(tiny_corpus).vocab)).state_dict()
+    start = build_model(one, len(Corpus.open(tiny_corpus).vocab)).state_dict()
     for name, scale in (("whole", None), ("tenth", 0.1)):
         pretrain(vary(one, optim={"token_lr_scale": scale}), tiny_corpus, tmp_path / name, quiet=True)
     whole, tenth = weights(tmp_path / "whole"), weights(tmp_path / "tenth")
@@ -478,7 +479,7 @@ def test_the_first_step_of_the_token_table_is_its_share_of_what_it_was_and_no_ot
 
 
 def test_a_share_of_zero_freezes_the_token_table_alone(tiny_recipe, tiny_corpus, tmp_path):
-    start = loop.build_model(tiny_recipe, len(Corpus.open(tiny_corpus).vocab)).state_dict()
+    start = build_model(tiny_recipe, len(Corpus.open(tiny_corpus).vocab)).state_dict()
     pretrain(vary(tiny_recipe, optim={"token_lr_scale": 0.0}), tiny_corpus, tmp_path / "run", quiet=True)
     after = weights(tmp_path / "run")
     assert torch.equal(after["gene_tokens.weight"], start["gene_tokens.weight"])
@@ -488,11 +489,11 @@ def test_a_share_of_zero_freezes_the_token_table_alone(tiny_recipe, tiny_corpus,
 def test_initial_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone(tiny_recipe):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    a = loop.build_model(tiny_recipe, 50).state_dict()
+    a = build_model(tiny_recipe, 50).state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
-    assert equal(a, loop.build_model(tiny_recipe, 50).state_dict())
-    assert not equal(a, loop.build_model(vary(tiny_recipe, seed=1), 50).state_dict())
+    assert equal(a, build_model(tiny_recipe, 50).state_dict())
+    assert not equal(a, build_model(vary(tiny_recipe, seed=1), 50).state_dict())
 
 
 # Scores and cost
@@ -713,7 +714,7 @@ def test_a_plan_tells_the_cost_and_writes_nothing(tiny_recipe, tiny_corpus, tmp_
     for words in (
         "120 cells, 80 genes; 12 cells held out",
         f"12 steps of 8 cells = {96 / n_train:.2f} epochs",
-        f"{sum(p.numel() for p in loop.build_model(tiny_recipe, 80).parameters()):,} parameters",
+        f"{sum(p.numel() for p in build_model(tiny_recipe, 80).parameters()):,} parameters",
         "tokens   3.84e+03 (40 a cell)",
         "targets  3.84e+03",
     ):

@@ -15,7 +15,7 @@ from expresser.cli import main
 from expresser.corpus.build import build_corpus
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
-from pretrain import loop
+from pretrain import start
 from pretrain.config import Recipe
 from pretrain.loop import pretrain
 
@@ -76,7 +76,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_corpus_is_refused_before_the_first_step(
     tiny_recipe: Recipe, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(loop, "build_model", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr(start, "build_model", lambda *_: pytest.fail("the run began"))
     folder = Path(shutil.copytree(whole, tmp_path / "corpus"))
     harm, message = DAMAGES[damage]
     harm(folder)

@@ -10,7 +10,7 @@ import pytest
 from expresser.corpus.build import build_corpus
 from expresser.corpus.store import Corpus
 from expresser.simulate import simulate_rna
-from pretrain import loop, packing, plan
+from pretrain import packing, plan, start
 from pretrain.config import Recipe
 from pretrain.data import split, training_stream, weighed_groups
 from pretrain.throughput import cost
@@ -47,12 +47,12 @@ def test_a_plan_foretells_the_cells_that_the_run_shows(
     recipe = replace(recipe, model=replace(recipe.model, max_genes=60))
     parts = split(two_depths, recipe.data, recipe.seed)
     stream = training_stream(two_depths, parts.train, recipe)
-    n_steps = loop.Plan.of(recipe, parts.train.size).total_steps
+    n_steps = start.Plan.of(recipe, parts.train.size).total_steps
     steps = [stream.step(8 * number) for number in range(n_steps)]
     shown = np.concatenate([step.lengths for step in steps]).astype(np.int64)
 
     lengths = np.minimum(two_depths.lengths[parts.train].astype(np.int64), 60)
-    config = loop.build_model(recipe, 80).config
+    config = start.build_model(recipe, 80).config
     groups = weighed_groups(two_depths, parts.train, recipe.data)
     found = plan.Forecast.of(recipe, config, lengths, groups)
     actual = cost(config, shown, 4, 0.25)

@@ -21,7 +21,7 @@ from expresser.corpus.stream import Stream, cut, most_micro_batches
 from expresser.errors import InputError
 from pretrain.evaluate import Held
 from pretrain.loop import pretrain
-from pretrain.strategy import begin
+from pretrain.zero import begin
 
 SHORT = (
     "--data.max_steps", "12", "--model.dropout", "0", "--data.max_tokens", "100", "--save_every", "6",
@@ -116,6 +116,26 @@ def test_a_scheduler_takes_one_strategy_back_and_another_goes_on(tiny_corpus, tm
     finished(launched(tiny_corpus, out, then, *many, "--resume"))
     main(_arguments(tiny_corpus, whole, *many))
     same_run(whole, out, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_what_one_process_refuses_all_refuse_and_other_options_are_found_out(tiny_corpus, tmp_path):
+    holds, fresh = tmp_path / "holds", tmp_path / "fresh"
+    main(_arguments(tiny_corpus, holds, *SHORT))
+    process = launched(tiny_corpus, holds, "ddp", *SHORT)
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert told.count("holds a run already") == 2  # the main process alone looked
+    words = " ".join(
+        ["exec", sys.executable, "-m", *_arguments(tiny_corpus, fresh, *SHORT), "--optim.lr 1e-$((RANK+1))"]
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    done = subprocess.run(
+        [*launch, "bash", "-c", words], env=_environment(), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode != 0
+    assert "the 2 processes do not begin alike: optim.lr of process 1 is not that of process 0" in done.stderr
+    assert not fresh.exists()
 
 
 def test_zero_without_a_launcher_is_refused(tiny_recipe, tiny_corpus, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from expresser.corpus.mixing import Mixture, Schedule, weigh
 from expresser.corpus.store import Corpus
 from expresser.corpus.stream import Stream
 from expresser.errors import InputError
-from pretrain import loop
+from pretrain import start as beginning
 from pretrain.config import DataConfig, Recipe
 from pretrain.data import mixture, split
 from pretrain.loop import pretrain
@@ -208,7 +208,7 @@ def test_a_resumed_run_goes_on_with_its_mixture_and_windows(tiny_corpus: Path, t
 
 def test_a_run_asks_before_its_first_step(tiny_recipe, tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
     told = []
-    monkeypatch.setattr(loop, "agree", lambda accelerator, facts: told.append(facts))
+    monkeypatch.setattr(beginning, "agree", lambda accelerator, facts: told.append(facts))
     pretrain(tiny_recipe, tiny_corpus, tmp_path / "run", quiet=True, stop_after=1)
-    assert {"corpus_id", "seed", "cells_seen", "global batch", "processes"} <= set(told[0])
+    assert {"corpus_id", "seed", "cells_seen", "data.global_batch", "optim.lr", "processes"} <= set(told[0])
     assert told[0]["corpus_id"] == Corpus.open(tiny_corpus).corpus_id

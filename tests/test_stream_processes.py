@@ -23,7 +23,7 @@ from expresser.corpus.stream import Step, Stream
 from expresser.corpus.windows import LengthWindows
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
-from pretrain.agreement import agree
+from pretrain.agreement import agree, by_main
 
 N_CELLS, N_GENES = 61, 30
 
@@ -234,3 +234,14 @@ def test_processes_that_begin_differently_are_named() -> None:
         InputError, match=message + r"\(process 0 has corpus_id c0ffee, cells_seen 24\)\. Give all nodes"
     ):
         agree(Gathering(*others), facts)
+
+
+def test_what_the_main_process_refuses_is_refused() -> None:
+    """Alone; with several processes, in tests/test_strategy.py."""
+    by_main(Accelerator(cpu=True), lambda: None)
+
+    def refuse() -> None:
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="^no$"):
+        by_main(Accelerator(cpu=True), refuse)

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from test_pretrain import _arguments, _environment, equal, log_of, losses, vary, weights
 
-from expresser import checkpoint
+from expresser import checkpoint, pages
 from expresser.cli import main
 from expresser.errors import InputError
 from expresser.run_folder import Log
@@ -288,14 +289,15 @@ def test_the_cells_of_a_loss_that_is_no_number_are_written_down(tiny_recipe, tin
         return cells
 
     monkeypatch.setattr(packing, "to_cells", breaks)
-    with pytest.raises(NotFinite, match=r"not_finite\.json"):
+    with pytest.raises(NotFinite, match="loss became nan at step"):
         pretrain(vary(tiny_recipe, data={"max_tokens": 100}), tiny_corpus, tmp_path / "run", quiet=True)
     written = json.loads((tmp_path / "run" / "not_finite.json").read_text())
     assert written["what"] == "loss"
     assert sorted(written["cells"]) == sorted(guilty)  # that micro-batch, not the whole step
 
 
-def test_gradients_that_are_no_number_move_no_weight(tiny_recipe, tiny_corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("grad_clip", [1.0, 0.0])
+def test_gradients_that_are_no_number_move_no_weight(tiny_recipe, tiny_corpus, tmp_path, monkeypatch, grad_clip):
     class Broken(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -313,10 +315,74 @@ def test_gradients_that_are_no_number_move_no_weight(tiny_recipe, tiny_corpus, t
         return honest(Broken.apply(prediction) if calls == 6 else prediction, truth=truth)
 
     monkeypatch.setattr(loop, "squared_error", breaks)
-    with pytest.raises(NotFinite, match="gradient norm became nan at step 6"):
-        pretrain(vary(tiny_recipe, save_every=1), tiny_corpus, tmp_path / "run", quiet=True)
+    recipe = vary(tiny_recipe, save_every=1, optim={"grad_clip": grad_clip})
+    with pytest.raises(NotFinite, match=r"gradient norm became nan at step 6.*--start .*step-00000005"):
+        pretrain(recipe, tiny_corpus, tmp_path / "run", quiet=True)
     assert checkpoint.list_checkpoints(tmp_path / "run")[-1].name == "step-00000005"
     assert all(torch.isfinite(w).all() for w in weights(tmp_path / "run").values())
+
+
+def test_on_the_command_line_it_is_one_message(tiny_corpus, tmp_path, monkeypatch, capsys):
+    honest = loop.squared_error
+    monkeypatch.setattr(loop, "squared_error", lambda p, *, truth: honest(p, truth=truth) * float("nan"))
+    with pytest.raises(SystemExit) as left:
+        main(_arguments(tiny_corpus, tmp_path / "run"))
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert "error: the loss became nan at step 1" in told
+    assert "there is no checkpoint yet" in told
+    assert "Traceback" not in told
+
+
+# What is left undone
+
+
+def test_a_signal_before_the_first_step_leaves_what_resume_begins_with(
+    tiny_recipe, tiny_corpus, tiny_run, tmp_path, monkeypatch
+):
+    honest = loop.evaluate
+
+    def told(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate", told)
+    left = pretrain(tiny_recipe, tiny_corpus, tmp_path / "run", quiet=True)
+    assert left == {"step": 0, "cells_seen": 0, "stopped": "SIGTERM"}
+    monkeypatch.undo()
+    pretrain(tiny_recipe, tiny_corpus, tmp_path / "run", resume=True, quiet=True)
+    assert losses(tmp_path / "run") == losses(tiny_run)
+
+
+def test_a_report_that_was_not_drawn_is_drawn_by_resuming(tiny_recipe, tiny_corpus, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pages, "pretraining_page", full)
+    with pytest.raises(InputError, match="No space left"):
+        pretrain(tiny_recipe, tiny_corpus, tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "report.html").exists()
+    pretrain(tiny_recipe, tiny_corpus, tmp_path / "run", resume=True, quiet=True)
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_tracker_that_cannot_write_is_given_up_and_the_run_goes_on(
+    tiny_recipe, tiny_corpus, tiny_run, tmp_path, monkeypatch, capsys
+):
+    calls = 0
+
+    def full(self, values, step=None, log_kwargs=None):
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Accelerator, "log", full)
+    pretrain(vary(tiny_recipe, tracker="tensorboard"), tiny_corpus, tmp_path / "run", quiet=True)
+    assert calls == 4
+    assert capsys.readouterr().err.count("the tracker is given up") == 1
+    assert losses(tmp_path / "run") == losses(tiny_run)
 
 
 # What is kept

@@ -19,9 +19,10 @@ from expresser.genes import GeneVocab
 from expresser.model.cells import Cells, all_folds, cell_key
 from pretrain.data import split
 from pretrain.evaluate import Held, evaluate, scores
-from pretrain.loop import build_model, pretrain
+from pretrain.loop import pretrain
 from pretrain.objective import Objective
 from pretrain.recipes import paper_naive
+from pretrain.start import build_model
 from pretrain.warm import Source, WarmStart, matched_rows, recalled
 
 
