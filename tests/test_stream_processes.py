@@ -243,5 +243,5 @@ def test_what_the_main_process_refuses_is_refused() -> None:
     def refuse() -> None:
         raise InputError("no")
 
-    with pytest.raises(InputError, match="^no$"):
+    with pytest.raises(InputError, match=r"^no$"):
         by_main(Accelerator(cpu=True), refuse)
