@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -20,6 +21,17 @@ settings.register_profile("untimed", deadline=None)  # machines are shared: how 
 settings.load_profile("untimed")
 
 _hook = install_import_hook(["expresser", "pretrain", "finetune", "translate"], "beartype.beartype")
+
+
+_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """As many threads in every test: numba, and what tests threads, leave others, and sums then differ in the last bit."""
+    yield
+    if torch.get_num_threads() != _THREADS:
+        torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture(scope="session")

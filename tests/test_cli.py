@@ -18,7 +18,7 @@ from expresser.cli import commands, main
 from expresser.corpus.build import build_corpus
 from expresser.genes import GeneVocab
 
-NAMES = ["corpus", "demo", "embed", "finetune", "genes", "impute", "pretrain", "simulate", "translate"]
+NAMES = ["corpus", "demo", "embed", "finetune", "genes", "impute", "pretrain", "push", "simulate", "translate"]
 # Sub-commands by command; none where a command has a single form.
 VERBS = {
     "corpus": ["build", "append", "info", "verify", "split", "subset", "push", "pull"],

@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 from test_translate_engine import log_of
 from torch.distributions import Bernoulli, NegativeBinomial
 from torch.nn import functional
-from translate_toys import ATAC, RNA, toy_anndata, toy_measured, toy_split
+from translate_toys import POLARBEAR, toy_anndata, toy_measured, toy_split
 
 from expresser.errors import InputError
 from expresser.likelihoods import zinb_log_prob
@@ -36,21 +36,7 @@ from translate.trainer import Trainer
 from translate.translator import Translator
 from translate.zinb_head import ZinbHead
 
-SMALL = PolarbearConfig(
-    rna=RNA,
-    atac=ATAC,
-    batch=BatchColumn("donor"),
-    latent=3,
-    atac_hidden=6,
-    rna_hidden=10,
-    batch_size=32,
-    epochs=3,
-    atac_ramp=2,
-    rna_ramp=2,
-    patience=3,
-    map_epochs=3,
-    map_batch_size=16,
-)
+SMALL = replace(POLARBEAR, batch=BatchColumn("donor"), latent=3, patience=3)
 
 
 def made_of(n_cells: int = 120, donors: int = 2, **sizes: Any) -> dict[str, Any]:

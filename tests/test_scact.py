@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from test_translate_engine import log_of
 from torch.nn.functional import binary_cross_entropy_with_logits
-from translate_toys import ATAC, RNA, toy_anndata, toy_measured
+from translate_toys import ATAC, RNA, SCACT, toy_anndata, toy_measured
 
 from expresser.errors import InputError
 from expresser.metrics.alignment import foscttm
@@ -34,19 +34,7 @@ from translate.splits import Split, split_by_column, split_random
 from translate.study import DataWarning, Measured
 from translate.translator import Translator
 
-TOY = ScactConfig(
-    rna=RNA,
-    atac=ATAC,
-    label=LabelColumn("kind"),
-    latent=6,
-    rna_hidden=(16, 8),
-    atac_hidden=(8, 4),
-    experts=3,
-    batch_size=16,
-    epochs=2,
-    joint_epochs=2,
-    joint_steps=None,
-)
+TOY = replace(SCACT, batch_size=16, epochs=2, joint_epochs=2)
 N = 60
 
 

@@ -142,7 +142,7 @@ def card(name: str, system: System, run: Mapping[str, Any]) -> str:
         title, tag = ", ".join(f"{s} to {t}" for s, t in system.directions() if s != t), "translation"
         use, after = f"{predict} predicted.h5ad\n{embed}", ""
     return f"""---
-license: apache-2.0
+license: unknown
 library_name: expresser
 tags: [single-cell, {"scatac" if system.embeds else "multiome"}, {tag}]
 ---
