@@ -126,8 +126,7 @@ def _train(
             in_step=strategy.shared_forward,
             additive=start.additive if with_additive else None,
         )
-        both = torch.from_numpy(np.stack([of_model, of_additive])).to(strategy.device)
-        both = strategy.accelerator.reduce(both, "sum").cpu().numpy()
+        both = np.array(strategy.sum(*of_model, *of_additive)).reshape(2, -1)
         found = {"valid": scores(both[0])}
         return found | {"additive": scores(both[1])} if with_additive else found
 

@@ -6,7 +6,6 @@ import signal
 import stat
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,15 +41,13 @@ def test_the_readme_names_every_file():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["zero3"])  # ddp: the SLURM test; zero2: tests/test_two_nodes.py
-def test_two_processes_of_accelerate_have_the_losses_of_one(name, tiny_corpus, tmp_path):
-    if name.startswith("zero") and find_spec("deepspeed") is None:
-        pytest.skip("deepspeed is not installed")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[name])]
+def test_two_processes_of_accelerate_have_the_losses_of_one(tiny_corpus, tmp_path):
+    """With ZeRO-3; DDP is in the SLURM test below, ZeRO-2 in tests/test_two_nodes.py."""
+    pytest.importorskip("deepspeed")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS["zero3"])]
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     log = tmp_path / "output.log"
-    more = {} if name == "ddp" else ZERO_ON_CPU
-    process = start([*launcher, "-m", "pretrain", *job(tiny_corpus, tmp_path / "two")], log, **more)
+    process = start([*launcher, "-m", "pretrain", *job(tiny_corpus, tmp_path / "two")], log, **ZERO_ON_CPU)
     until(lambda: process.poll() is not None, "the run to end", [process], [log])
     assert process.returncode == 0, said([log])
     main(["pretrain", *job(tiny_corpus, tmp_path / "one")])

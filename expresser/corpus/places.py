@@ -1,7 +1,6 @@
 """Where a corpus may lie besides this disk: hub, object store, web server; each gives a file's bytes from an offset on."""
 
 import importlib
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,13 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from expresser.errors import InputError
-from expresser.hub_client import HUB_NAME
+from expresser.hub_client import is_hub_id
 
 PIECE_BYTES = 1 << 23
 TIMEOUT_S = 60
 # What a protocol's fsspec implementation needs, which this package does not bring.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-_HUB_ID = re.compile(rf"{HUB_NAME}(@\S+)?")
 
 
 class Interrupted(Exception):
@@ -58,7 +56,7 @@ def open_place(url: str) -> Place:
                 f"To copy it with every checksum checked say file://{quote(str(Path(url).resolve()))}; a data set of the hub with "
                 "this name is hf://datasets/org/name."
             )
-        if not _HUB_ID.fullmatch(url):
+        if not is_hub_id(url):
             raise InputError(
                 f"{url}: neither a hub id (org/name or org/name@revision) nor a URL (hf://datasets/…, s3://…, "
                 "https://…). A corpus on this disk needs no pull: name its folder where a corpus is asked for."
@@ -66,7 +64,7 @@ def open_place(url: str) -> Place:
         return HubDataset(url)
     if protocol == "hf":
         kind, _, repo = rest.partition("/")
-        if kind != "datasets" or not _HUB_ID.fullmatch(repo):
+        if kind != "datasets" or not is_hub_id(repo):
             raise InputError(f"{url}: a corpus on the hub is a data set: hf://datasets/org/name or …@revision.")
         return HubDataset(repo)
     return WebFolder(url) if protocol in ("http", "https") else FsspecFolder(url)
