@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from jaxtyping import Bool, Int64
 
 from expresser.atomic import write_text
 from expresser.errors import InputError
+from expresser.processes import this_process
 from expresser.record import provenance, write_metrics
 from expresser.regions import Regions
 from expresser.run_folder import claim
@@ -333,5 +332,5 @@ def _summary(log: list[dict[str, Any]], record: Mapping[str, Any]) -> dict[str, 
 
 
 def is_main_process() -> bool:
-    """Whether this process writes. The first to ask settles for accelerate whether processes on CPUs know of each other."""
-    return bool(PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process)
+    """Whether this process writes."""
+    return bool(this_process().is_main_process)

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
 
 from expresser.atomic import write_text
 from expresser.errors import InputError
+from expresser.processes import this_process
 from expresser.record import write_metrics
 from expresser.run_folder import flat
 from translate import fitting
@@ -302,8 +302,7 @@ def _claim(
 
 def prove_one_process() -> None:
     """InputError where the search was started on several processes: each would rank and judge by itself."""
-    fitting.is_main_process()  # which settles what processes there are
-    if (n := PartialState().num_processes) > 1:
+    if (n := this_process().num_processes) > 1:
         raise InputError(
             f"tune: started on {n} processes, and a search runs on one: leave accelerate launch (torchrun) out. One fit runs on "
             "several: translate fit with the configuration that the search found."

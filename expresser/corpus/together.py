@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather, parse_flag_from_env
+from accelerate.utils import gather
 
 from expresser.corpus.verify import Progress, verify_corpus
 from expresser.errors import InputError
+from expresser.processes import this_process
 
 
 def verify_together(folder: str | Path, *, progress: Progress | None = None) -> None:
@@ -16,7 +16,7 @@ def verify_together(folder: str | Path, *, progress: Progress | None = None) -> 
     A flipped byte is a wrong gene, region or count, which no loss would show. Reads all of the corpus once (24 GB for six million
     cells). To be called by every process; alone, it is `verify_corpus`.
     """
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = this_process()
     fault: InputError | None = None
     if state.is_local_main_process:
         try:
