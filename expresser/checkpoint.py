@@ -1,5 +1,6 @@
 """One folder is one model: weights, configuration, genes, the run that made it, a card. No pickle is ever read."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
@@ -146,3 +148,16 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def random_checkpoint(checkpoint: Checkpoint, *, seed: int) -> Checkpoint:
+    """A model of the same shape with random weights: what is left of a score without pretraining."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = type(checkpoint.model)(copy.deepcopy(checkpoint.model.config))
+        # Some heads start at zero, and would embed all cells as zeros: here they too are random.
+        with torch.no_grad():
+            torch.nn.init.normal_(model.head.out.weight, std=model.config.initializer_range)
+    return Checkpoint(
+        model=model.eval(), vocab=checkpoint.vocab, run={}, source=f"random weights ({checkpoint.source})"
+    )

@@ -1,12 +1,12 @@
 """Embeddings of cells and genes: AnnData in, AnnData out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int, Int64
 from scipy import sparse
 
 from expresser.checkpoint import Checkpoint
@@ -102,14 +102,7 @@ def _embed_block(
 ) -> None:
     model, config = checkpoint.model, checkpoint.model.config
     device = next(model.parameters()).device
-    lengths = np.diff(counts.indptr)
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 1]
-    start = 0
-    while start < order.size:
-        fits = max(1, max_tokens // min(int(lengths[order[start]]), config.max_genes))
-        chosen = order[start : start + fits]
-        start += fits
+    for chosen in by_tokens(np.diff(counts.indptr), max_tokens, config.max_genes):
         batch = counts[chosen]
         cells = Cells.from_counts(
             torch.from_numpy(batch.indices.astype(np.int64)).to(device),
@@ -125,6 +118,22 @@ def _embed_block(
         for token, values in genes.items():
             at = torch.nonzero(cells.genes == token).squeeze(1)
             values[first + chosen[cells.rows.row[at].cpu().numpy()]] = contextual[at].float().cpu().numpy()
+
+
+def by_tokens(
+    lengths: Int[np.ndarray, " cells"], max_tokens: int, max_genes: int
+) -> Iterator[Int64[np.ndarray, " some"]]:
+    """Numbers of cells that are embedded together, long ones first: padded, they have at most `max_tokens` genes, or are one cell.
+
+    Those with fewer than two genes, which have no embedding, are left out.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 1]
+    start = 0
+    while start < order.size:
+        fits = max(1, max_tokens // min(int(lengths[order[start]]), max_genes))
+        yield order[start : start + fits]
+        start += fits
 
 
 def pool_cells(

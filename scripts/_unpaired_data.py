@@ -7,6 +7,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from expresser.errors import InputError
@@ -48,24 +49,24 @@ def simulated(pairs: int, seed: int, *, most: int, genes: int, peaks: int, alone
     alone: how many cells of each modality alone, where not ten times.
     """
     n_alone = TIMES * pairs if alone is None else alone
-    made = _made(TEST + most + 2 * n_alone, genes, peaks, seed)
+    made = world(TEST + most + 2 * n_alone, genes, peaks, seed)
     at = np.arange(TEST + most + 2 * n_alone)
     tests, paired, singles = at[:TEST], at[TEST : TEST + pairs], at[TEST + most :]
-    return _case(made.rna, made.atac, tests, paired, singles[::2], singles[1::2], seed, truth=made, subset=SIMULATED)
+    return parted(made.rna, made.atac, tests, paired, singles[::2], singles[1::2], seed, truth=made, subset=SIMULATED)
 
 
 def unpaired(seed: int, *, cells: int, genes: int, peaks: int) -> tuple[Case, Case]:
     """No pair to learn from: RNA of half the cells and ATAC of the others; and the same cells, all paired."""
-    made = _made(TEST + cells, genes, peaks, seed)
+    made = world(TEST + cells, genes, peaks, seed)
     at = np.arange(TEST + cells)
     nobody = at[:0]
-    apart = _case(
+    apart = parted(
         made.rna, made.atac, at[:TEST], nobody, at[TEST::2], at[TEST + 1 :: 2], seed, truth=made, subset=SIMULATED
     )
-    return apart, _case(made.rna, made.atac, at[:TEST], at[TEST:], nobody, nobody, seed, truth=made, subset=SIMULATED)
+    return apart, parted(made.rna, made.atac, at[:TEST], at[TEST:], nobody, nobody, seed, truth=made, subset=SIMULATED)
 
 
-def _made(cells: int, genes: int, peaks: int, seed: int) -> Multiome:
+def world(cells: int, genes: int, peaks: int, seed: int) -> Multiome:
     """Over the peaks that are open in 5 of the test cells and in at most a tenth of all."""
     made = simulate_multiome(n_cells=cells, n_genes=genes, n_peaks=peaks, seed=seed)
     opened = made.atac.X.getnnz(axis=0)
@@ -78,7 +79,7 @@ def bmmc(letter: str, share: float, seed: int, *, pbmc: bool = False, granja: bo
 
     pbmc: 2,700 PBMC join with RNA alone; granja: 14,125 haematopoietic cells with ATAC alone, lifted over to hg38.
     """
-    folder = _real()
+    folder = real_folder()
     rna, atac = (anndata.read_h5ad(folder / "multiome" / f"bmmc_set{letter}_{m}.h5ad") for m in ("rna", "atac"))
     order = np.random.default_rng(seed).permutation(rna.n_obs)
     tests, others = np.sort(order[:REAL_TEST]), order[REAL_TEST:]
@@ -89,12 +90,12 @@ def bmmc(letter: str, share: float, seed: int, *, pbmc: bool = False, granja: bo
         more["rna_only"] = _named(anndata.read_h5ad(folder / "rna" / "pbmc3k.h5ad"), "pbmc")
     if granja:
         more["atac_only"] = _granja(folder)
-    return _case(
+    return parted(
         rna, atac, tests, paired, np.sort(singles[::2]), np.sort(singles[1::2]), seed, subset=SUBSET, more=more
     )
 
 
-def _case(
+def parted(
     rna: AnnData,
     atac: AnnData,
     tests: np.ndarray,
@@ -106,12 +107,14 @@ def _case(
     subset: dict[str, dict[str, Any]],
     truth: Any = None,
     more: dict[str, AnnData] | None = None,
+    genes: pd.DataFrame | None = None,
 ) -> Case:
-    """Of two files with the same cells, some of which lose one modality."""
+    """Of two files with the same cells, some of which lose one modality; genes: where they are, where the files do not say."""
     both = np.concatenate([tests, paired])
     study = read_study(
         rna=rna[np.sort(np.concatenate([both, rna_alone]))].copy(),
         atac=atac[np.sort(np.concatenate([both, atac_alone]))].copy(),
+        genes=genes,
         check_pairing=False,
         **(more or {}),
     )
@@ -148,7 +151,7 @@ def _named(adata: AnnData, prefix: str) -> AnnData:
     return adata
 
 
-def _real() -> Path:
+def real_folder() -> Path:
     folder = os.environ.get("EXPRESSER_DATA")
     if not folder or not Path(folder).is_dir():
         raise InputError(f"EXPRESSER_DATA is {folder!r}; it must name the folder of real data sets. Set it.")

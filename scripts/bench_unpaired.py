@@ -16,8 +16,6 @@ RNA alone, with haematopoietic cells of ATAC alone.
 
 import argparse
 import json
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,15 +24,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from _lines import finished, write
+from _fits import Scores, find, score, scored
 from _unpaired_data import Case, bmmc, simulated, unpaired
 
-from expresser.record import plain_json, provenance
-from translate.alignment_judging import spaces_of
 from translate.covariates import LabelColumn
-from translate.evaluate import evaluate
-from translate.fitting import configuration, fit
-from translate.oracle import oracle
+from translate.fitting import configuration
 
 PARTLY = ("polarbear", "polarbear:coassay_only", "babel")
 SHARES = (1.0, 0.5, 0.2, 0.1)  # of the cells that stay paired
@@ -95,47 +89,18 @@ def case_of(job: Job) -> tuple[Case, Case | None]:
     return bmmc("A", job.pairs, job.seed, pbmc=job.data == "bmmc_pbmc", granja=job.data == "bmmc_granja"), None
 
 
-def run(job: Job, case: Case, whole: Case | None) -> dict[str, dict[str, Any]]:
+def run(job: Job, made: tuple[Case, Case | None]) -> Scores:
     """Scores of the method, and of the baselines fitted to the pairs, on the test cells."""
+    case, whole = made
     system, _, preset = job.method.partition(":")
     partly = system in ("polarbear", "scact")
     own = case if partly else (whole or case).paired_only()
     config = configuration(system, preset or "default", None)
-    for modality, changes in case.subset.items():
-        config = replace(config, **{modality: replace(getattr(config, modality), **changes)})
     if hasattr(config, "label"):
         config = replace(config, label=LabelColumn("cell_type"))
     config = replace(config, **{name: value for name, value in job.changes.items() if hasattr(config, name)})
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        fitted = fit(system, own.study, split=own.split, out=Path(folder) / "fit", config=config, seed=job.seed)
-        seconds = time.perf_counter() - began
-        log = [json.loads(line) for line in (Path(folder) / "fit" / "log.jsonl").read_text().splitlines()]
-    if fitted is None:
-        raise RuntimeError("the fit was cut short")
-    ways = [("rna", "atac"), ("atac", "rna")]
-    methods: dict[str, Any] = {job.method: {f"{s}_to_{t}": partial(fitted.predict, source=s, to=t) for s, t in ways}}
-    if case.truth is not None:
-        methods["oracle"] = oracle(case.truth, fitted.inputs)
-    metrics, _ = evaluate(
-        methods,
-        own.study,
-        own.split,
-        fitted.inputs,
-        latents={job.method: spaces_of(fitted)},
-        directions=list(methods[job.method]),
-        label="cell_type",
-        baselines=not partly,  # they are fitted to pairs
-        seed=job.seed,
-    )
-    found = metrics["methods"]
-    by_phase: dict[str, float] = {}
-    for entry in log:
-        by_phase[entry["phase"]] = by_phase.get(entry["phase"], 0.0) + entry["seconds"]
-    found[job.method] |= {"fit_seconds": seconds, "phase_seconds": by_phase, "epochs": len(log)}
-    for scores in found.values():
-        scores["cells"] = metrics["cells"]
-    return found
+    # Baselines are fitted to pairs.
+    return scored(job.method, config, own, seed=job.seed, label="cell_type", baselines=not partly)
 
 
 def main() -> None:
@@ -159,37 +124,16 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="of the curve: .svg or .png")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    known, wanted = finished(given.out), list(jobs(given))
-    todo = [job for job in wanted if job.key() not in known]
-    if given.out and todo:
-        write(given.out, {"provenance": provenance()})
-    made: tuple[Any, Any] = (None, None)
-    for job in todo:
-        which = (job.data, job.seed, job.pairs)
-        if made[0] != which:
-            made = (None, None)  # before the next is made
-            made = (which, case_of(job))
-        try:
-            found = run(job, *made[1])
-        except Exception as error:
-            found = {job.method: {"failed": f"{type(error).__name__}: {error}"}}
-        for method, scores in found.items():
-            key = job.key() if method == job.method else f"{job.key()} {method}"
-            line = {**vars(job), "method": method, "key": key, "threads": given.threads, **scores}
-            known[key] = line
-            print(json.dumps(plain_json({k: v for k, v in line.items() if k != "key"})), flush=True)
-            if given.out:
-                write(given.out, line)
-    lines = [line for key, line in known.items() if any(key.startswith(job.key()) for job in wanted)]
+    lines = find(
+        list(jobs(given)),
+        given.out,
+        given.threads,
+        lambda job: ((job.data, job.seed, job.pairs), partial(case_of, job)),
+        run,
+    )
     print(table(lines))
     if given.plot:
         draw([line for line in lines if line["data"] == "curve"], given.plot)
-
-
-def score(line: dict[str, Any], direction: str | None, name: str) -> float | None:
-    """One number of a line."""
-    value = line.get(name) if direction is None else line.get(direction, {}).get(name)
-    return None if value is None or value != value else float(value)
 
 
 def table(lines: list[dict[str, Any]]) -> str:

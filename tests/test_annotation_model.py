@@ -12,14 +12,15 @@ import torch
 from scipy import sparse
 
 from expresser import checkpoint as checkpoints
-from expresser.checkpoint import Checkpoint
+from expresser.checkpoint import Checkpoint, random_checkpoint
 from expresser.embed import embed, embed_counts, pool_cells
 from expresser.errors import InputError
+from expresser.model.last_blocks import block_parameters
 from finetune.annotation.apply import FittedClassifier, annotate
-from finetune.annotation.classifier import CellClassifier, FineTuning, batches, block_parameters, fine_tune, to_cells
+from finetune.annotation.classifier import CellClassifier, FineTuning, batches, fine_tune, to_cells
 from finetune.annotation.folds import inner_folds
 from finetune.annotation.head import LinearHead, fit_head
-from finetune.annotation.models import load_models, random_checkpoint
+from finetune.annotation.models import load_models
 from finetune.annotation.task import run_annotation
 from finetune.annotation.training import train_blocks
 

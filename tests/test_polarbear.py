@@ -22,6 +22,7 @@ from expresser.errors import InputError
 from expresser.likelihoods import zinb_log_prob
 from translate.batches import sparse_rows
 from translate.beta_vae import AtacDecoder, AtacEncoder, Dropout, LatentMap, RateHead, RnaDecoder, RnaEncoder, width
+from translate.blocks import SparseLinear
 from translate.covariates import BatchColumn
 from translate.data import read_study
 from translate.feed import Feed
@@ -222,7 +223,7 @@ def test_the_papers_networks_have_the_papers_sizes():
     h = width(genes, batches, d)
     assert (h, set(widths)) == (328, {262})
     with torch.device("meta"):
-        rna = [RnaEncoder(genes, batches, h, 2, d, rest=None), RnaDecoder(genes, batches, h, 2, d)]
+        rna = [RnaEncoder(SparseLinear((0, genes), h, joint=True), batches, 2, d), RnaDecoder(genes, batches, h, 2, d)]
         atac = [
             AtacEncoder(bounds, batches, widths, 2, d, scaled=False),
             AtacDecoder(bounds, batches, widths, 2, d),

@@ -131,7 +131,7 @@ def test_a_batch_of_no_cells_passes_every_layer():
     none = np.zeros(0, np.int64)
     batch, joint = BlockedMatrix(made, (0, 12, 30)).rows(none), BlockedMatrix(made, (0, 30)).rows(none)
     assert SparseLinear((0, 12, 30), 5)(batch).shape == (0, 2, 5)
-    assert SparseDense((0, 30), 8, 3).eval()(joint).shape == (0, 3)
+    assert SparseDense(SparseLinear((0, 30), 8, joint=True), 3).eval()(joint).shape == (0, 3)
     hidden = torch.zeros(0, 8, requires_grad=True)
     loss = CountHead(8, 30).loss(hidden, batch) + OpenHead((0, 12, 30), 8, per_block=False).loss(hidden, batch)
     loss.backward()

@@ -18,7 +18,7 @@ from expresser.errors import InputError
 from translate import fitting, tuning
 from translate.babel import BabelConfig
 from translate.cli_tune import behind
-from translate.grids import fields_of, parse_grid, shown, trial_name, trials, with_value
+from translate.grids import fields_of, parse_grid, shown, trial_name, trials, with_values
 from translate.scmog import ScmogConfig
 from translate.translator import Translator
 from translate.tuning import ranked, scores_for_ranking, tune
@@ -88,7 +88,7 @@ def test_a_draw_is_a_part_of_all_and_follows_the_seed() -> None:
 
 
 def test_a_draw_does_not_make_all_combinations() -> None:
-    names = [n for n, kind in fields_of(BabelConfig()) if kind is int]
+    names = [n for n, kind in fields_of(BabelConfig()) if kind is int and n != "bridge.rna_blocks"]  # needs rna_cells
     grid = parse_grid(BabelConfig(), [f"{n}={','.join(map(str, range(1, 100)))}" for n in names])
     assert len(names) > 3
     assert len(trials(BabelConfig(), grid, random=5)) == 5
@@ -111,7 +111,7 @@ def test_names_of_strange_values_are_folders_and_differ() -> None:
 
 
 def test_setting_a_value_leaves_all_others() -> None:
-    changed = with_value(BabelConfig(), "plateau.patience", 77)
+    changed = with_values(BabelConfig(), {"plateau.patience": 77})
     assert changed.plateau.patience == 77
     assert replace(changed, plateau=BabelConfig().plateau) == BabelConfig()
 

@@ -11,7 +11,16 @@ from jaxtyping import Float64, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
-from translate.attribution_path import Path, captum, cells_at_once, device_of, frozen, mean_input, network_input
+from translate.attribution_path import (
+    Path,
+    captum,
+    cells_at_once,
+    device_of,
+    frozen,
+    mean_input,
+    network_input,
+    reads_whole_cells,
+)
 from translate.perturb_names import cell_groups, places, targets_of, tss_distance
 from translate.study import Measured, Modality
 from translate.translator import Translator
@@ -139,6 +148,7 @@ def each_attribution(
     source = source or ("atac" if to == "rna" else "rna")
     translator.target(source, to)
     prove(baseline, n_steps, source)
+    prove_path(translator, source)
     ours = measured.loaded()
     feed = translator.feed_of(ours, source, unknown_batch)
     matrix = network_input(feed, source)
@@ -222,3 +232,14 @@ def prove(baseline: str, n_steps: int, source: Modality) -> None:
     if source not in ("rna", "atac"):
         raise InputError(f"attribution: to {source} is not supported; features of rna and atac can be attributed to.")
     captum()
+
+
+def prove_path(translator: Translator, source: Modality) -> None:
+    """InputError where a pretrained model inside reads the cells too: what reaches a prediction through it lies on no path."""
+    if reads_whole_cells(translator.inputs[source]):
+        bridge = translator.system.config.bridge
+        raise InputError(
+            f"attribution: this {translator.name} reads embeddings of whole cells by {bridge.rna_encoder} (rna_cells: "
+            f"{bridge.rna_cells}), and integrated gradients of expression would miss what genes do through these. Knock genes down "
+            "and see what is predicted (--knock-down, translate.perturb), or explain a fit without --rna-cells."
+        )

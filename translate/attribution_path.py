@@ -13,7 +13,8 @@ from torch import Tensor
 
 from expresser.errors import InputError
 from translate.batches import Batch, SparseRows
-from translate.feed import Feed
+from translate.feed import Feed, Input
+from translate.preprocess import RnaInput
 from translate.study import Modality
 from translate.system import System
 
@@ -184,6 +185,11 @@ class Path:
             offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
             self.layouts[key] = (order, index[order].int(), offsets)
         return self.layouts[key]
+
+
+def reads_whole_cells(found: Input) -> bool:
+    """Whether a pretrained model inside a network reads the cells too, by all genes that it knows (`Bridge.reads_cells`)."""
+    return isinstance(found, RnaInput) and found.pretrained is not None and found.pretrained.vocab is not None
 
 
 def device_of(system: System) -> torch.device:

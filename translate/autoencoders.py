@@ -9,9 +9,10 @@ from torch.nn.functional import linear
 
 from expresser.likelihoods import focal_loss
 from expresser.model.keyed import splitmix64
-from translate.batches import Block, SparseRows
+from translate.batches import Block, RnaCells, SparseRows
 from translate.blocks import BatchNorm, PReLU, xavier_linear
 from translate.conditional import LOG_VARIANCE
+from translate.factor_linear import OutputLayer, output_layer, part_of, shrink
 from translate.heads import START, Outputs, blockwise, shrinkage
 
 _BITS = 24  # of a hash that a share is compared with
@@ -31,9 +32,9 @@ class Encoder(nn.Module):
         self.latent = nn.Sequential(*before, xavier_linear(n_last, 2 * latent if gaussian else latent))
 
     def forward(
-        self, rows: SparseRows
+        self, cells: RnaCells | SparseRows
     ) -> tuple[Float32[Tensor, "cells latent"], Float32[Tensor, "cells latent"] | None]:
-        out = self.latent(self.hidden(rows)).float()
+        out = self.latent(self.hidden(cells)).float()
         if not self.gaussian:
             return out, None
         mean, log_var = out.chunk(2, dim=1)
@@ -41,14 +42,16 @@ class Encoder(nn.Module):
 
 
 class ExpressionDecoder(nn.Module):
-    """Latent and batch → hidden layers, without normalisation → ln(1 + expression) of each gene."""
+    """Latent and batch → hidden layers, without normalisation → ln(1 + expression) of each gene (`ExpressionHead`)."""
 
-    def __init__(self, latent: int, batches: int, hidden: Sequence[int], n_genes: int) -> None:
+    def __init__(
+        self, latent: int, batches: int, hidden: Sequence[int], n_genes: int, *, output: OutputLayer | None = None
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for n_in, n_out in zip((latent + batches, *hidden), hidden):
             layers += [xavier_linear(n_in, n_out), PReLU()]
-        self.hidden, self.head = nn.Sequential(*layers), ExpressionHead(hidden[-1], n_genes)
+        self.hidden, self.head = nn.Sequential(*layers), ExpressionHead(hidden[-1], n_genes, output)
 
     def forward(
         self, latent: Float[Tensor, "cells latent"], batches: Float[Tensor, "cells batches"]
@@ -57,30 +60,45 @@ class ExpressionDecoder(nn.Module):
         return self.hidden(torch.cat([latent, batches], dim=1))
 
 
-class ExpressionHead(nn.Linear):
-    """ln(1 + size-normalised expression) of each gene, linear in what comes before."""
+class ExpressionHead(nn.Module):
+    """ln(1 + size-normalised expression) of each gene, linear in what comes before.
 
-    def __init__(self, n_in: int, n_genes: int) -> None:
-        super().__init__(n_in, n_genes)
-        nn.init.xavier_uniform_(self.weight)
+    output: the layer that does it, where the head is not to have weights of its own (which saved models call `weight` and `bias`).
+    """
+
+    def __init__(self, n_in: int, n_genes: int, output: OutputLayer | None = None) -> None:
+        super().__init__()
+        layer = output_layer(n_in, n_genes, output)
+        if output is None:
+            self.weight, self.bias = layer.weight, layer.bias
+        else:
+            self.output = layer
+
+    @property
+    def layer(self) -> nn.Module:
+        """What has the weights: the layer that was given, or this one."""
+        return getattr(self, "output", self)
+
+    def forward(self, hidden: Float[Tensor, "cells size"]) -> Float[Tensor, "cells genes"]:
+        return linear(hidden, *part_of(self.layer))
 
     def loss(self, hidden: Float[Tensor, "cells size"], target: SparseRows) -> Float32[Tensor, ""]:
         """Squared differences from ln(1 + target), summed over cells and genes."""
-        return blockwise(squared_block, target, hidden, self.weight, self.bias)
+        return blockwise(squared_block, target, hidden, *part_of(self.layer))
 
     @torch.no_grad()
     def start_at(self, mean: Float32[Tensor, " genes"]) -> None:
         """Begin at these means, with little else."""
-        self.bias.copy_(mean)
-        self.weight.mul_(START)
+        self.layer.get_parameter("bias").copy_(mean)
+        shrink(self.layer, START)
 
     def prior(self, sd: float) -> Float32[Tensor, ""]:
         """`translate.heads.shrinkage` of the values."""
-        return shrinkage(self.weight, sd)
+        return shrinkage(part_of(self.layer)[0], sd)
 
     def predict(self, hidden: Float[Tensor, "cells size"], genes: slice) -> Float32[Tensor, "cells genes"]:
         """Values of these genes; none is below that of no count."""
-        return linear(hidden, self.weight[genes], self.bias[genes]).float().clamp_min(0.0)
+        return linear(hidden, *part_of(self.layer, genes)).float().clamp_min(0.0)
 
 
 def squared_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequence[Tensor]]:

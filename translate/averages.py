@@ -15,7 +15,11 @@ class RunningMean:
 
     def __init__(self, system: nn.Module, parts: Sequence[str], share: float) -> None:
         self.share = share
-        self.moving = {n: t for n, t in system.state_dict(keep_vars=True).items() if n.split(".")[0] in parts}
+        self.moving = {
+            n: t
+            for n, t in system.state_dict(keep_vars=True).items()
+            if n.split(".")[0] in parts and t.is_floating_point()
+        }
         self.mean = {name: tensor.detach().clone() for name, tensor in self.moving.items()}
 
     @torch.no_grad()

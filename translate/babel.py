@@ -1,8 +1,9 @@
 """BABEL: two encoders and two decoders that meet in one latent (Wu et al., PNAS 2021), and proteins from that latent."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import tyro
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
@@ -15,10 +16,12 @@ from translate.blocks import (
     SparseDense,
     SparseLinear,
 )
+from translate.bridge import Bridge
 from translate.feed import Inputs, peak_bounds, rna_input
 from translate.heads import CountHead, LevelHead, OpenHead
 from translate.phases import Optimizer, Phase, Player, Terms, Turn
-from translate.preprocess import AtacRecipe, RnaRecipe
+from translate.preprocess import AtacRecipe, RnaInput, RnaRecipe
+from translate.rna_layer import RnaLayer, shared_output
 from translate.schedules import Plateau
 from translate.study import Modality
 from translate.system import Published, System
@@ -33,6 +36,8 @@ class BabelConfig:
 
     rna: RnaRecipe = field(default_factory=RnaRecipe)
     atac: AtacRecipe = field(default_factory=AtacRecipe)
+    bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
+    """What is taken from a pretrained Expresser."""
     latent: int = 32
     shared: bool = True
     """False: each of the four paths has an encoder and a decoder of its own (the paper's ablation)."""
@@ -112,9 +117,10 @@ class AtacDecoder(nn.Module):
 class RnaDecoder(nn.Module):
     """Latent → 64 → mean and dispersion of each gene."""
 
-    def __init__(self, n_genes: int, latent: int) -> None:
+    def __init__(self, rna: RnaInput, latent: int, bridge: Bridge) -> None:
         super().__init__()
-        self.hidden, self.head = Dense(latent, HIDDEN), CountHead(HIDDEN, n_genes)
+        self.hidden = Dense(latent, HIDDEN)
+        self.head = CountHead(HIDDEN, len(rna.var), mean=shared_output(rna, HIDDEN, bridge))
 
     def forward(self, latent: Float[Tensor, "cells latent"]) -> Float[Tensor, "cells size"]:
         return self.hidden(latent)
@@ -186,13 +192,12 @@ class Babel(System):
     def _encoder(self, source: Modality) -> nn.Module:
         if source == "atac":
             return AtacEncoder(peak_bounds(self.inputs), self.config.latent, scaled=self.config.scaled)
-        rna = rna_input(self.inputs)
-        return SparseDense((0, len(rna.var)), HIDDEN, self.config.latent, rest=rna.rest)
+        return SparseDense(RnaLayer(rna_input(self.inputs), HIDDEN, self.config.bridge), self.config.latent)
 
     def _decoder(self, to: Modality) -> nn.Module:
         if to == "atac":
             return AtacDecoder(peak_bounds(self.inputs), self.config.latent)
-        return RnaDecoder(len(self.inputs["rna"].var), self.config.latent)
+        return RnaDecoder(rna_input(self.inputs), self.config.latent, self.config.bridge)
 
     def _path(self, source: Modality, to: Modality) -> tuple[str, str]:
         """Names of the encoder and the decoder of a path."""
@@ -261,7 +266,7 @@ class Babel(System):
 
     def encode(self, batch: Batch, *, source: Modality, to: Modality) -> Float[Tensor, "cells latent"]:
         encoder = self.get_submodule(self._path(source, to)[0])
-        return encoder(batch.rna.inputs if source == "rna" else batch.atac)
+        return encoder(batch.rna if source == "rna" else batch.atac)
 
     def log_odds(
         self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
@@ -218,10 +218,13 @@ class RnaCells:
     inputs: SparseRows
     targets: SparseRows
     library: Float32[Tensor, " cells"]
+    whole: SparseRows | None = None  # raw counts over a pretrained model's genes
+    embedding: Float32[Tensor, "cells d"] | None = None  # what that model makes of them, where it is known already
 
     def to(self, device: torch.device) -> "RnaCells":
         """On this device."""
-        return RnaCells(self.inputs.to(device), self.targets.to(device), self.library.to(device))
+        parts = {f.name: part.to(device) for f in fields(self) if (part := getattr(self, f.name)) is not None}
+        return RnaCells(**parts)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from expresser.model.keyed import splitmix64
-from translate.batches import SparseRows
+from translate.batches import RnaCells, SparseRows
 from translate.blocks import ChromosomeLinear, SparseLinear
+from translate.factor_linear import OutputLayer
 from translate.heads import RATE_RANGE, OpenHead
 from translate.zinb_head import ZinbHead
 
@@ -75,18 +76,10 @@ class Hidden(nn.Module):
 class RnaEncoder(nn.Module):
     """[expression, batch] → hidden layers → mean and log variance; the variance is never below 1e-4."""
 
-    def __init__(
-        self,
-        n_genes: int,
-        batches: int,
-        hidden: int,
-        layers: int,
-        latent: int,
-        *,
-        rest: Float32[np.ndarray, " _"] | None,
-    ) -> None:
+    def __init__(self, first: SparseLinear, batches: int, layers: int, latent: int) -> None:
+        """first: the layer that reads the cells; its bias is set to 0."""
         super().__init__()
-        self.first = SparseLinear((0, n_genes), hidden, joint=True, rest=rest)
+        self.first, hidden = first, first.bias.shape[1]
         self.batch = nn.Linear(batches, hidden, bias=False) if batches else None
         self.norm = nn.LayerNorm(hidden, eps=EPS)
         self.hidden = Hidden(*[hidden] * layers, numbered=1)
@@ -94,9 +87,9 @@ class RnaEncoder(nn.Module):
         nn.init.zeros_(self.first.bias)
 
     def forward(
-        self, rows: SparseRows, codes: Codes, lost: Dropout | None
+        self, cells: RnaCells, codes: Codes, lost: Dropout | None
     ) -> tuple[Float32[Tensor, "cells latent"], Float32[Tensor, "cells latent"]]:
-        x = self.first(rows).squeeze(1)
+        x = self.first(cells)
         x = x if self.batch is None else x + self.batch(codes)
         x = functional.leaky_relu(self.norm(x), SLOPE)
         x = self.hidden(x if lost is None else lost.of(x, 0), lost)
@@ -107,10 +100,12 @@ class RnaEncoder(nn.Module):
 class RnaDecoder(nn.Module):
     """[latent, batch] → hidden layers → one more without norm → `ZinbHead`."""
 
-    def __init__(self, n_genes: int, batches: int, hidden: int, layers: int, latent: int) -> None:
+    def __init__(
+        self, n_genes: int, batches: int, hidden: int, layers: int, latent: int, *, scale: OutputLayer | None = None
+    ) -> None:
         super().__init__()
         self.hidden, self.last = Hidden(latent + batches, *[hidden] * layers), dense(hidden, hidden)
-        self.head = ZinbHead(hidden, n_genes, batches)
+        self.head = ZinbHead(hidden, n_genes, batches, scale=scale)
 
     def forward(self, latent: Float[Tensor, "cells latent"], codes: Codes, lost: Dropout | None) -> Tensor:
         return self.last(self.hidden(torch.cat([latent, codes], dim=1), None)).relu()

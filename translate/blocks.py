@@ -217,23 +217,17 @@ def xavier_linear(n_in: int, n_out: int) -> nn.Linear:
 
 
 class SparseDense(nn.Module):
-    """A dense encoder of sparse rows: first layer over all blocks together, then `Dense` of the other sizes."""
+    """A dense encoder: a first layer that reads sparse cells, all blocks together, then `Dense` of these sizes."""
 
-    def __init__(
-        self,
-        bounds: Sequence[int],
-        *sizes: int,
-        slope: float | None = None,
-        rest: Float32[np.ndarray, " features"] | None = None,
-        scaled: bool = False,
-    ) -> None:
+    def __init__(self, first: SparseLinear, *sizes: int, slope: float | None = None) -> None:
         super().__init__()
-        self.first = SparseLinear(bounds, sizes[0], joint=True, rest=rest, scaled=scaled)
-        self.norm, self.activation = BatchNorm(sizes[0]), activation(slope)
-        self.others = Dense(*sizes, slope=slope)
+        self.first, wide = first, first.bias.shape[1]
+        self.norm, self.activation = BatchNorm(wide), activation(slope)
+        self.others = Dense(wide, *sizes, slope=slope)
 
-    def forward(self, rows: SparseRows) -> Float[Tensor, "cells latent"]:
-        first = self.first(rows).squeeze(1)
+    def forward(self, cells: Any) -> Float[Tensor, "cells latent"]:
+        """cells: what the first layer reads, `SparseRows` or `RnaCells`."""
+        first = self.first(cells).flatten(1)
         return self.others(self.activation(self.norm(first)))
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from expresser.commands import progress_bar
 from expresser.errors import InputError
+from translate.cli_bridge import prove_pretrained
 from translate.cli_options import Arguments, choose_split, doubt_labels, origin_of, prove_modalities, settled
 
 EXAMPLE = "expresser translate fit babel --rna rna.h5ad --atac atac.h5ad --split donor --out runs/babel"
@@ -84,6 +85,8 @@ def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     given = settled(given, system, kind)
     if main and not given.resume and (given.out / "run.json").is_file():
         raise InputError(f"{given.out}: holds a run already. Add --resume to go on with it, or choose another --out.")
+    if start is None and not (given.resume and (given.out / "fit.json").is_file()):
+        prove_pretrained([given.config])  # what is fitted already does not need it
     origin = origin_of(given)
     with progress_bar(f"fit {system}", active=main) as report, notes() as doubts:
         if given.corpus is not None and given.verify:
@@ -178,7 +181,8 @@ def _with_alignment(study: Any, split: Any, given: Arguments[Any], report: Any) 
 
 
 def _what_was_used(run: Mapping[str, Any]) -> str:
-    """Cells and features of a fit, in one line."""
+    """Cells and features of a fit, in one line; in more, what it took from a pretrained model."""
+    from translate.bridge_words import taken_words
     from translate.verdicts import FEATURES
 
     cells, left = run["cells"], ""
@@ -190,7 +194,9 @@ def _what_was_used(run: Mapping[str, Any]) -> str:
     if paired < cells["train"]:
         mix = " (" + ", ".join([f"{paired:,} paired", *(f"{n - paired:,} more with {m}" for m, n in by.items())]) + ")"
     features = ", ".join(f"{n:,} {FEATURES[m]}" for m, n in run["features"].items())
-    return f"{cells['train']:,} cells train{mix}, {cells['valid']:,} validate, {cells['test']:,} test{left}; {features}"
+    used = f"{cells['train']:,} cells train{mix}, {cells['valid']:,} validate, {cells['test']:,} test{left}; {features}"
+    taken = " ".join(taken_words(run))
+    return f"{used}\n{taken}" if taken else used
 
 
 def finished(out: Path) -> dict[str, Any] | None:

@@ -1,10 +1,14 @@
 """What ``expresser translate fit SYSTEM`` can be told, and what is made of it before anything is read."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
 
 from expresser.errors import InputError
+from translate.bridge import Bridge
+from translate.cli_bridge import with_bridge
 
 Config = TypeVar("Config")
 
@@ -60,6 +64,8 @@ class Arguments(Generic[Config]):
     start: str | None = None
     """A fitted model of the same system (folder or hub id) whose weights are kept: only what it lacks is fitted, such as
     proteins. Not of systems that embed, which lack nothing."""
+    bridge: Annotated[Bridge, tyro.conf.arg(name="")] = field(default_factory=Bridge)
+    """What is taken from a pretrained model."""
     seed: int = 0
     """Of first weights and batches."""
     precision: Literal["no", "bf16"] = "no"
@@ -80,7 +86,7 @@ class Arguments(Generic[Config]):
 
 
 def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
-    """With --split, --batch and --labels filled in for this system; InputError where options contradict each other."""
+    """With --split, --batch, --labels and --rna-encoder filled in for this system; InputError where options contradict each other."""
     split = given.split or ("all" if kind.embeds else "random")
     if split in ("random", "cluster", "all") and (given.valid or given.test):
         raise InputError(f"--valid and --test name groups of a column: --split is {split}, not a column of obs.")
@@ -97,14 +103,15 @@ def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
             f"--split all leaves no cell to judge a translation by, and {system} translates. Choose random, cluster, or a column "
             "of obs."
         )
-    return replace(given, split=split, config=_with_labels(_with_batch(given, system), given))
+    config = with_bridge(_with_labels(_with_batch(given, system), given), given.bridge, system, kind, given.start)
+    return replace(given, split=split, config=config)
 
 
 def origin_of(given: Arguments[Any]) -> Any:
     """What the options say is to be read."""
     from translate.origin import Origin
 
-    return Origin(**{field.name: getattr(given, field.name) for field in fields(Origin)})
+    return Origin(**{each.name: getattr(given, each.name) for each in fields(Origin)})
 
 
 def doubt_labels(study: Any, given: Arguments[Any]) -> None:

@@ -8,6 +8,7 @@ import tyro
 
 from expresser.commands import progress_bar
 from expresser.errors import InputError
+from translate.cli_bridge import prove_pretrained
 from translate.cli_fit import given_option
 from translate.cli_options import Arguments, Config, choose_split, doubt_labels, origin_of, prove_modalities, settled
 from translate.grids import Score
@@ -76,7 +77,8 @@ def tune(system: str, given: TuneArguments[Any]) -> None:
     kind = SYSTEMS[system]
     settings: Any = settled(given, system, kind)
     grid = parse_grid(settings.config, given.grid)  # before anything is read
-    n = len(trials(settings.config, grid, random=given.random, seed=given.seed))
+    made = trials(settings.config, grid, random=given.random, seed=given.seed)
+    prove_pretrained([trial.config for trial in made])
     origin = origin_of(given)
     with progress_bar(f"tune {system}") as report, notes() as doubts:
         report(0, None, "reading")
@@ -110,7 +112,7 @@ def tune(system: str, given: TuneArguments[Any]) -> None:
     if warning := behind(metrics):
         print(warning)
     print(*metrics["notes"], sep="\n", end="\n" if metrics["notes"] else "")
-    print(f"{n} trials, in {given.out / 'trials.tsv'}")
+    print(f"{len(made)} trials, in {given.out / 'trials.tsv'}")
     values = " ".join(f"{name}={shown(value)}" for name, value in best["values"].items())
     print(f"best: {values} ({best['score']} of validation cells {best[best['score']]:.4f})")
     print(f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}")

@@ -27,7 +27,9 @@ class GaussianEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if network == "dense":
-            self.hidden: nn.Module = SparseDense(bounds, *hidden, slope=SLOPE, scaled=scaled)
+            self.hidden: nn.Module = SparseDense(
+                SparseLinear(bounds, hidden[0], joint=True, scaled=scaled), hidden[1], slope=SLOPE
+            )
             n_in = hidden[1]
         else:
             self.hidden = ByChromosome(bounds, hidden, scaled=scaled)

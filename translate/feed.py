@@ -71,6 +71,8 @@ class Feed:
     inputs: Inputs
     rows: Mapping[Modality, Int64[np.ndarray, " cells"]]
     rna_counts: sparse.csr_matrix | None = None  # raw, over the model's genes
+    whole_counts: sparse.csr_matrix | None = None  # raw, over a pretrained model's genes, where it reads the cells too
+    embedding: Float32[np.ndarray, "rows d"] | None = None  # by that model, where it is worked out beforehand
     atac_open: BlockedCells | None = None
     protein_values: Float32[np.ndarray, "rows proteins"] | None = None
     batch_codes: Int64[np.ndarray, " cells"] | None = None
@@ -113,7 +115,9 @@ class Feed:
     def _with(self, modality: Modality, measured: Measured) -> "Feed":
         found = self.inputs[modality]
         if isinstance(found, RnaInput):
-            return replace(self, rna_counts=found.align(measured))
+            reads_cells = found.pretrained is not None and found.pretrained.vocab is not None
+            whole = found.pretrained.counts(measured) if found.pretrained is not None and reads_cells else None
+            return replace(self, rna_counts=found.align(measured), whole_counts=whole)
         if isinstance(found, AtacInput):
             bounds, matrix = finer(peak_bounds(self.inputs)), measured.matrix
             if isinstance(matrix, StoredMatrix):
@@ -231,6 +235,18 @@ class Feed:
             inputs=sparse_rows(counts if self.raw_inputs else found.inputs(counts), (0, genes)),
             targets=sparse_rows(counts if self.counts else found.targets(counts), gene_bounds(genes)),
             library=torch.from_numpy(np.asarray(counts.sum(axis=1), np.float32).ravel()),
+            whole=self.whole(at) if self.embedding is None else None,
+            embedding=None if self.embedding is None else torch.from_numpy(self.embedding[at]),
+        )
+
+    def embedded(self, embedding: Float32[np.ndarray, "rows d"]) -> "Feed":
+        """With embeddings of all rows of the RNA, which then need no counts over the pretrained model's genes."""
+        return replace(self, embedding=embedding, whole_counts=None)
+
+    def whole(self, at: Int64[np.ndarray, " cells"]) -> SparseRows | None:
+        """Raw counts of these rows of the RNA over a pretrained model's genes, where it reads them."""
+        return (
+            None if self.whole_counts is None else sparse_rows(self.whole_counts[at], (0, self.whole_counts.shape[1]))
         )
 
     def _atac(self, at: Int64[np.ndarray, " cells"]) -> SparseRows:

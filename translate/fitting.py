@@ -1,6 +1,7 @@
 """Fitting a system to a study: preprocessing from the training cells, phases, the best weights, one folder."""
 
 import hashlib
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,11 +14,13 @@ import torch
 from jaxtyping import Bool, Int64
 
 from expresser.atomic import write_text
+from expresser.checkpoint import Checkpoint
 from expresser.errors import InputError
 from expresser.processes import this_process
 from expresser.record import provenance, write_metrics
 from expresser.regions import Regions
 from expresser.run_folder import claim
+from translate.bridging import embed_cells, pretrained, share_cells, start_from_pretrained, with_pretrained
 from translate.calibration import calibrate
 from translate.feed import Feed, Input
 from translate.genomes import check_genome, guess_genome
@@ -100,9 +103,16 @@ def fit(
         "origin": dict(origin or {}),
         "provenance": provenance(seed=seed),
     }
+    checkpoint = None
+    if start is not None:
+        record |= {key: start.run[key] for key in ("pretrained", "taken") if key in start.run}
+    elif resume and (out / "fit.json").is_file():  # what is fitted needs no pretrained model any more
+        record |= {k: v for k, v in json.loads((out / "run.json").read_text()).items() if k == "pretrained"}
+    elif chosen.bridge.rna_encoder is not None:
+        checkpoint, record["pretrained"] = pretrained(chosen.bridge.rna_encoder)
 
     def claimed() -> None:
-        same = ("system", "seed", "genome", "precision")
+        same = ("system", "seed", "genome", "precision", "pretrained")
         claim(out, record, resume=resume, what=f"a fit of {system}", data="study", also=same)
 
     if main and out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -112,7 +122,7 @@ def fit(
     kind = SYSTEMS[system]
     if lacking := [modality for modality in kind.needs if modality not in study.modalities]:
         raise InputError(f"fit: {system} needs {' and '.join(lacking)}; the study has {', '.join(study.modalities)}.")
-    inputs = _inputs(study, split, chosen, genome, start, kind.reads)
+    inputs = _inputs(study, split, chosen, genome, start, kind.reads, checkpoint)
     feed = Feed.of(
         study,
         inputs,
@@ -128,6 +138,8 @@ def fit(
             f"{len(split.valid)} after the cell filter; two of each are needed. Loosen rna.min_genes/rna.max_genes."
         )
     network = build(system, chosen, inputs, seed)
+    if checkpoint is not None:
+        record["taken"] = start_from_pretrained(network, checkpoint, inputs, chosen.bridge, study, seed)
     feed = replace(feed, reference=network.reference(study, train), raw_inputs=network.raw_inputs)
     network.prepare(feed, train)
     phases = network.phases()
@@ -140,6 +152,7 @@ def fit(
         raise InputError(
             f"fit: {system} has nothing to train on {', '.join(study.modalities)}{had}. Give more modalities."
         )
+    feed = embed_cells(network, feed, train, standardise=start is None, say=progress if main else None)
     record |= {
         "cells": {"train": len(train), "valid": len(valid), "test": len(test), "filtered": int((~passes).sum())},
         "trained_on": _mix(feed, train),
@@ -214,6 +227,7 @@ def _inputs(
     genome: str | None,
     start: Translator | None,
     reads: tuple[Modality, ...] = MODALITIES,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[Modality, Input]:
     found: dict[Modality, Input] = {} if start is None else dict(start.inputs)
     train = split.train
@@ -223,7 +237,8 @@ def _inputs(
             rows = study.rows[modality][train]
             cells = rows[rows >= 0]
             if modality == "rna":
-                found["rna"] = RnaInput.fit(measured, cells, config.rna)
+                rna = RnaInput.fit(measured, cells, config.rna)
+                found["rna"] = rna if checkpoint is None else with_pretrained(rna, checkpoint, config.bridge)
             elif modality == "atac":
                 found["atac"] = AtacInput.fit(measured, cells, config.atac, genome)
                 _prove_one_build(study, genome)
@@ -280,6 +295,7 @@ def _take_weights(network: System, start: Translator) -> None:
             "system with the same configuration."
         )
     network.load_state_dict(own | taken)
+    share_cells(network, set(taken))
 
 
 def fingerprint(study: Study, split: Split) -> str:

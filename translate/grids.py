@@ -96,17 +96,19 @@ def trials(config: Any, grid: Grid, *, random: int | None = None, seed: int = 0)
         for name in reversed(list(grid)):
             number, at = divmod(number, len(grid[name]))
             values = {name: grid[name][at]} | values
-        changed = config
-        for name, value in values.items():
-            changed = with_value(changed, name, value)
-        found.append(Trial(trial_name(values), values, changed))
+        found.append(Trial(trial_name(values), values, with_values(config, values)))
     return tuple(found)
 
 
-def with_value(config: Any, name: str, value: Value) -> Any:
-    """The configuration with one option, dotted, set."""
-    first, dot, rest = name.partition(".")
-    return dataclasses.replace(config, **{first: with_value(getattr(config, first), rest, value) if dot else value})
+def with_values(config: Any, values: Mapping[str, Value]) -> Any:
+    """The configuration with these options, dotted, set: all at once, since one may be refused without another."""
+    inner: dict[str, dict[str, Value]] = {}
+    for name, value in values.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            inner.setdefault(first, {})[rest] = value
+    own = {name: value for name, value in values.items() if "." not in name}
+    return dataclasses.replace(config, **own, **{n: with_values(getattr(config, n), v) for n, v in inner.items()})
 
 
 def trial_name(values: Mapping[str, Value]) -> str:

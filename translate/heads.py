@@ -16,6 +16,7 @@ from torch.nn.functional import linear, softplus
 from expresser.likelihoods import focal_loss
 from translate.batches import Block, SparseRows, within
 from translate.blocks import xavier_linear
+from translate.factor_linear import OutputLayer, output_layer, part_of, shrink
 
 Outputs = Sequence[Tensor]
 # Outputs [cells, features of the block] (may be overwritten), the block's measurements, whether gradients are wanted
@@ -285,11 +286,14 @@ class LevelHead(nn.Linear):
 
 
 class CountHead(nn.Module):
-    """Mean = exp(linear), clamped to [1e-5, 1e6], and dispersion = softplus(linear), clamped to [1e-4, 1e3], of each gene."""
+    """Mean = exp(linear), clamped to [1e-5, 1e6], and dispersion = softplus(linear), clamped to [1e-4, 1e3], of each gene.
 
-    def __init__(self, n_in: int, n_genes: int) -> None:
+    mean: the layer of the means, where it is not to be one of its own weights.
+    """
+
+    def __init__(self, n_in: int, n_genes: int, mean: OutputLayer | None = None) -> None:
         super().__init__()
-        self.mean, self.dispersion = xavier_linear(n_in, n_genes), xavier_linear(n_in, n_genes)
+        self.mean, self.dispersion = output_layer(n_in, n_genes, mean), xavier_linear(n_in, n_genes)
 
     def loss(self, hidden: Float[Tensor, "cells size"], target: SparseRows) -> Float32[Tensor, ""]:
         """Minus the NB log-likelihood in nats, summed over cells and genes."""
@@ -300,8 +304,8 @@ class CountHead(nn.Module):
     def start_at(self, mean: Float32[Tensor, " genes"]) -> None:
         """Begin at these means, with little else."""
         self.mean.bias.copy_(mean.clamp_min(1e-4).log())
-        self.mean.weight.mul_(START)
-        self.dispersion.weight.mul_(START)
+        for layer in (self.mean, self.dispersion):
+            shrink(layer, START)
 
     def prior(self, sd: float) -> Float32[Tensor, ""]:
         """`shrinkage` of both outputs."""
@@ -309,8 +313,7 @@ class CountHead(nn.Module):
 
     def predict(self, hidden: Float[Tensor, "cells size"], genes: slice) -> Float32[Tensor, "cells genes"]:
         """The mean of these genes, linear."""
-        out = linear(hidden, self.mean.weight[genes], self.mean.bias[genes])
-        return out.float().clamp(*LOG_MEAN_RANGE).exp()
+        return linear(hidden, *part_of(self.mean, genes)).float().clamp(*LOG_MEAN_RANGE).exp()
 
 
 class OpenHead(nn.Module):

@@ -4,16 +4,18 @@ it, and made to say no more about a cell than the cells around it do."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import tyro
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from expresser.errors import InputError
 from translate.batches import Batch
+from translate.bridge import Bridge
 from translate.conditional import ConditionalDecoder, GaussianEncoder
 from translate.covariates import BatchColumn
 from translate.feed import Feed, Inputs, peak_bounds
@@ -38,6 +40,8 @@ class InvariantConfig:
     """All peaks into one layer, or each chromosome into its own."""
     hidden: tuple[int, int] = (64, 32)
     """Sizes of the two hidden layers, peaks first; of each chromosome where the network is by chromosome."""
+    bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
+    """What is taken from a pretrained Expresser."""
     latent: int = 10
     lam: float = 1.0
     """Weight of the information that the latent may not have (λ)."""

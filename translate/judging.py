@@ -15,6 +15,7 @@ from expresser.errors import InputError
 from expresser.record import provenance, write_metrics
 from expresser.report import Section
 from translate.alignment_judging import Spaces, spaces_of
+from translate.bridge_words import taken_words
 from translate.drawings import Drawings
 from translate.evaluate import Method, evaluate
 from translate.held import Held, split_of
@@ -167,6 +168,7 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ()), *,
         provenance=run["provenance"] | origin | {"data": run.get("origin", {})},
         text="\n\n".join(words),
         doubts=doubts_of(translator),
+        pretrained=taken_words(run),
         evaluated=evaluated,
     )
 

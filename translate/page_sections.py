@@ -195,6 +195,16 @@ def doubts_section(doubts: Sequence[str]) -> list[Section]:
     return [Section("Doubts about the data", "\n\n".join(doubts))]
 
 
+def pretrained_section(words: Sequence[str]) -> list[Section]:
+    """What was taken from a pretrained model (`translate.bridge_words.taken_words`); no section where nothing was."""
+    if not words:
+        return []
+    text = " ".join(
+        [*words, "The fitted model holds all that it took: whoever uses it does not need the pretrained one."]
+    )
+    return [Section("Pretrained model", text)]
+
+
 def profile_section(metrics: Mapping[str, Any], direction: str) -> Section:
     """Types' profiles in one direction that was scored, where no test cell was measured in both modalities."""
     methods, to = metrics["methods"], target(direction)

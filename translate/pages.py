@@ -16,7 +16,14 @@ from translate.drawings import Drawings
 from translate.leaving_out import GROUPS
 from translate.page_alignment import alignment_section
 from translate.page_figures import value_maps
-from translate.page_sections import colour_of, direction_section, doubts_section, profile_section, too_few
+from translate.page_sections import (
+    colour_of,
+    direction_section,
+    doubts_section,
+    pretrained_section,
+    profile_section,
+    too_few,
+)
 from translate.verdicts import (
     DECIDING,
     MODALITIES,
@@ -43,16 +50,18 @@ def fit_page(
     provenance: Mapping[str, Any],
     text: str = "",
     doubts: Sequence[str] = (),
+    pretrained: Sequence[str] = (),
     evaluated: tuple[Summary, Sequence[Section]] = ((), ()),
 ) -> Path:
     """Write the page of a fit: what was trained on what (`facts`, in their order), losses by epoch, where it comes from.
 
     log: entries as the training engine writes them to `log.jsonl`, one an epoch: phase, epochs (done, over all phases),
     train and valid ({term: mean}), best, seconds, cells_per_s. text: paragraphs, such as how the system differs from its
-    paper. doubts: what seemed odd about the data. evaluated: what `evaluation_sections` returned, shown before
-    the training.
+    paper. doubts: what seemed odd about the data. pretrained: sentences on what was taken from a pretrained model. evaluated:
+    what `evaluation_sections` returned, shown before the training.
     """
     sections = [*doubts_section(doubts), *evaluated[1], *([Section("The system", text)] if text else [])]
+    sections += pretrained_section(pretrained)
     phases = list(dict.fromkeys(entry["phase"] for entry in log))
     for phase in phases:
         entries = [entry for entry in log if entry["phase"] == phase]

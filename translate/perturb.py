@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float64, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from translate.align import match_genes
+from translate.attribution_path import reads_whole_cells
 from translate.feed import Inputs
 from translate.peak_links import false_discovery
 from translate.perturb_names import cell_groups, genes_named, peaks_listed, places
@@ -185,11 +187,10 @@ def perturb(
         raise InputError(f"perturbation: {n_null} null draws. Give 0 or more; 100 is usual.")
     measured = data if isinstance(data, Measured) else translator.read(data, source=source, layer=layer)
     ours = on_own_features(translator.inputs, measured, source)
-    median = _median_library(translator.inputs) if source == "rna" else 1.0
+    predict = _Predict.of(translator, ours, source, to, unknown_batch)
     rng = np.random.default_rng(seed)
-    level = _level(ours.matrix, translator.inputs, source)
+    level = _level(predict.own, translator.inputs, source)
     changes = [change, *(change.drawn(level, rng) for _ in range(n_null))]
-    predict = _Predict.of(translator, ours, source, to, median, unknown_batch)
     after: list[tuple[Int64[np.ndarray, " changed"], Decoded | None]] = []
     for number, one in enumerate(changes):
         after.append(predict.after(one))
@@ -224,10 +225,15 @@ def perturb(
 
 
 def on_own_features(inputs: Inputs, measured: Measured, source: Modality) -> Measured:
-    """The cells over the model's genes or peaks, in memory: what is changed is what the model reads."""
+    """The cells in memory over the model's genes or peaks: what is changed is what the model reads.
+
+    Where a pretrained model inside reads whole cells, over all genes of the file, since an embedding is of all of them.
+    """
     found = inputs[source]
     if not isinstance(found, RnaInput | AtacInput):
         raise InputError(f"perturbation: {source} cannot be changed, only rna and atac.")
+    if reads_whole_cells(found):
+        return measured.loaded()
     return replace(measured, matrix=found.align(measured.loaded()), var=found.var)
 
 
@@ -244,11 +250,6 @@ def _gene(translator: Translator, text: str, usual: float, option: str) -> tuple
     return genes_named(translator, name), found
 
 
-def _median_library(inputs: Inputs) -> float:
-    found = inputs["rna"]
-    return found.median_library if isinstance(found, RnaInput) else 1.0
-
-
 def _level(matrix: Any, inputs: Inputs, source: Modality) -> Float64[np.ndarray, " features"]:
     """What random features are matched on: the share of cells where a peak is open, the mean size-normalised expression."""
     found = inputs[source]
@@ -258,12 +259,17 @@ def _level(matrix: Any, inputs: Inputs, source: Modality) -> Float64[np.ndarray,
 
 @dataclass(frozen=True, eq=False)
 class _Predict:
-    """Predictions of the cells as they are, and of those that a change reaches."""
+    """Predictions of the cells as they are, and of those that a change reaches.
+
+    own: their counts (or 0/1) over the model's own features, which changes are of; `place` puts these where they are in `measured`.
+    """
 
     translator: Translator
     measured: Measured
     source: Modality
     to: Modality
+    own: sparse.csr_matrix
+    place: sparse.csr_matrix | None  # own features x features of `measured`; None: they are the same
     median: float
     more: Mapping[str, Any]
     before: Decoded
@@ -275,23 +281,41 @@ class _Predict:
         measured: Measured,
         source: Modality,
         to: Modality,
-        median: float,
         unknown_batch: str | None,
     ) -> "_Predict":
+        """measured: as `on_own_features` gives it."""
         more = {} if unknown_batch is None else {"unknown_batch": unknown_batch}
         before = translator.predict(measured, source=source, to=to, **more)
-        return cls(translator, measured, source, to, median, more, before)
+        found = translator.inputs[source]
+        own, place = measured.matrix, None
+        if isinstance(found, RnaInput) and reads_whole_cells(found):
+            own, columns = found.align(measured), match_genes(found.var, measured.var)
+            there = np.flatnonzero(columns >= 0)  # a gene that the file lacks has no count to change
+            ones = np.ones(len(there), np.float32)
+            place = sparse.csr_matrix((ones, (there, columns[there])), shape=(len(found.var), measured.n_features))
+        median = found.median_library if isinstance(found, RnaInput) else 1.0
+        return cls(translator, measured, source, to, own, place, median, more, before)
 
     def after(self, change: Change) -> tuple[Int64[np.ndarray, " changed"], Decoded | None]:
         """Which cells are others than before, and what is predicted for them."""
-        given = self.measured.matrix
-        new = change.on(given, self.median)
-        cells = np.flatnonzero(_differ(given, new))
+        new = change.on(self.own, self.median)
+        cells = np.flatnonzero(_differ(self.own, new))
         if not len(cells):
             return cells, None
-        changed = replace(self.measured, matrix=new).take(cells)
+        changed = replace(self.measured, matrix=self._placed(new)).take(cells)
         found = self.translator.predict(changed, source=self.source, to=self.to, **self.more)
         return cells, found if self.before.context is None else replace(found, context=self.before.context[cells])
+
+    def _placed(self, new: sparse.csr_matrix) -> sparse.csr_matrix:
+        """The cells as they are read, with these counts of the model's own features."""
+        if self.place is None:
+            return new
+        given = self.measured.matrix
+        others = np.asarray(self.place.sum(axis=0)).ravel() == 0
+        whole = sparse.csr_matrix(given @ sparse.diags_array(others.astype(np.float32)) + new @ self.place)
+        whole.eliminate_zeros()
+        whole.sort_indices()
+        return whole.astype(np.float32)
 
 
 def _differ(one: sparse.csr_matrix, other: sparse.csr_matrix) -> Bool[np.ndarray, " cells"]:

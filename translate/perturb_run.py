@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from expresser.errors import InputError
 from expresser.regions import Regions
-from translate.attribution import Attribution, Baseline, attribution_table, each_attribution
+from translate.attribution import Attribution, Baseline, attribution_table, each_attribution, prove_path
 from translate.peak_links import (
     FEWEST,
     WINDOW,
@@ -159,6 +159,8 @@ def _prove(translator: Translator, measured: Measured, source: Modality, to: Mod
         if value < least:
             raise InputError(f"{name} is {value}; give {least} or more.")
     translator.target(source, to)
+    if asked.targets:
+        prove_path(translator, source)
 
 
 def _convergence(found: Sequence[Attribution], asked: Asked) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _values(translator: Translator, own: Measured, modality: Modality) -> Values
     """Measured values on the scale of predictions: 0/1 of peaks, ln(1 + size-normalised counts) of genes."""
     found = translator.inputs[modality]
     if isinstance(found, RnaInput):
-        return of_matrix(found.targets(own.matrix), log=True)
+        return of_matrix(found.targets(found.align(own)), log=True)
     return of_matrix(own.matrix)
 
 

@@ -28,10 +28,14 @@ class Optimizer:
     eps: float = 1e-8  # below which Adam takes a gradient for small
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Of these parameters."""
+        """Of these parameters; one with an attribute `lr_share` (pretrained) moves at that share of the learning rate."""
+        by_share: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            by_share.setdefault(float(getattr(parameter, "lr_share", 1.0)), []).append(parameter)
+        groups = [{"params": some, "lr": self.lr * share, "share": share} for share, some in by_share.items()]
         if self.kind == "rmsprop":
-            return torch.optim.RMSprop(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, self.weight_decay, fused=True)
+            return torch.optim.RMSprop(groups, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.Adam(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)

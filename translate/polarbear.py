@@ -29,6 +29,7 @@ from translate.heads import RATE_RANGE, depth_block, log_expm1, product_block, p
 from translate.losses import gaussian_kl, sample_latent
 from translate.phases import Optimizer, Phase, Player, Terms, Turn
 from translate.polarbear_config import PRESETS, PUBLISHED, PolarbearConfig
+from translate.rna_layer import RnaLayer, shared_output
 from translate.study import Modality
 from translate.system import System
 
@@ -80,12 +81,12 @@ class Polarbear(System):
         genes = len(rna.var)
         h = c.rna_hidden or width(genes, b, c.latent)
         widths = [c.atac_hidden or width(n, b, c.latent) for n in np.diff(bounds).tolist()]
-        rest = None if c.counts_in else rna.rest
         self.raw_inputs = c.counts_in
         self.atac_encoder = AtacEncoder(bounds, b, widths, c.layers, c.latent, scaled=c.scaled)
         self.atac_decoder = AtacDecoder(bounds, b, widths, c.layers, c.latent)
-        self.rna_encoder = RnaEncoder(genes, b, h, c.layers, c.latent, rest=rest)
-        self.rna_decoder = RnaDecoder(genes, b, h, c.layers, c.latent)
+        first = RnaLayer(rna, h, c.bridge, standardised=not c.counts_in)
+        self.rna_encoder = RnaEncoder(first, b, c.layers, c.latent)
+        self.rna_decoder = RnaDecoder(genes, b, h, c.layers, c.latent, scale=shared_output(rna, h, c.bridge))
         self.atac_to_rna, self.rna_to_atac = LatentMap(c.latent, c.map), LatentMap(c.latent, c.map)
         if c.relearns_dispersion:
             self.other_dispersion = torch.nn.ParameterList([torch.zeros(max(b, 1), genes)])
@@ -304,7 +305,7 @@ class Polarbear(System):
         codes = self._one_hot(self._codes(batch, modality))
         if modality == "atac":
             return self.atac_encoder(batch.atac, codes, lost)
-        return self.rna_encoder(batch.rna.inputs, codes, lost)
+        return self.rna_encoder(batch.rna, codes, lost)
 
     def directions(self) -> tuple[tuple[Modality, Modality], ...]:
         return (("rna", "rna"), ("rna", "atac"), ("atac", "rna"), ("atac", "atac"))

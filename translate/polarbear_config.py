@@ -1,9 +1,12 @@
 """What Polarbear can be told, as its authors had it and as it does best, and where it comes from."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from translate.beta_vae import MapKind
+from translate.bridge import Bridge
 from translate.covariates import BatchColumn
 from translate.preprocess import AtacRecipe, RnaRecipe
 from translate.system import Published
@@ -21,6 +24,8 @@ class PolarbearConfig:
     such cells are refused, those that validate and test too."""
     coassay_only: bool = False
     """The autoencoders, too, learn from cells of both assays alone (the paper's ablation)."""
+    bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
+    """What is taken from a pretrained Expresser."""
     latent: int = 25
     layers: int = 2
     rna_hidden: int | None = None

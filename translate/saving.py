@@ -19,6 +19,7 @@ from expresser.atomic import replaced_folder
 from expresser.checkpoint import locate
 from expresser.errors import InputError
 from expresser.record import canonical_json
+from translate.bridge_words import taken_words
 from translate.feed import Input, Inputs
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
 from translate.registry import SYSTEMS
@@ -127,6 +128,9 @@ def card(name: str, system: System, run: Mapping[str, Any]) -> str:
     published = system.published
     sizes = ", ".join(f"{m} {len(i.var):,} features" for m, i in system.inputs.items())
     deviations = "\n".join(f"- {d}" for d in published.deviations) or "Nowhere."
+    taken = "".join(f"{sentence} " for sentence in taken_words(run))
+    if taken:
+        taken = f"\n## Pretrained model\n{taken}All of it is in this folder.\n"
     n = sum(p.numel() for p in system.parameters())
     source, to = system.directions()[-1]
     embed = f"expresser translate embed THIS_FOLDER --input {source}.h5ad --out embedded.h5ad"
@@ -162,7 +166,7 @@ tags: [single-cell, {"scatac" if system.embeds else "multiome"}, {tag}]
 {use}
 ```
 {after}Input is raw counts; what a cell is standardised by is stored here, so one cell gives what it gives among thousands.
-
+{taken}
 ## Where it departs from the paper
 {deviations}
 """

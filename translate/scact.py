@@ -24,6 +24,7 @@ from translate.invariant import open_peaks
 from translate.label_free import SIDES, Side, affine, discrepancy, sent_by_genes
 from translate.losses import gathered, mutual_information_bound, sample_latent
 from translate.phases import Beside, Optimizer, Phase, Player, Terms, Turn
+from translate.rna_layer import RnaLayer, shared_output
 from translate.scact_config import PRESETS, PUBLISHED, ScactConfig
 from translate.study import DataWarning, Modality
 from translate.system import System
@@ -67,9 +68,11 @@ class Scact(System):
         d, gaussian, n = c.latent, c.confounder > 0, len(bounds) - 1
         self.n_batches = c.batch.size if c.batch.size > 1 else 0
         narrow = tuple(reversed(c.rna_hidden))
-        dense = SparseDense((0, len(rna.var)), *c.rna_hidden, rest=rna.rest)
+        dense = SparseDense(RnaLayer(rna, c.rna_hidden[0], c.bridge), *c.rna_hidden[1:])
         self.rna_encoder = Encoder(dense, c.rna_hidden[1], d, gaussian=gaussian, normalised=False)
-        self.rna_decoder = ExpressionDecoder(d, self.n_batches, narrow, len(rna.var))
+        self.rna_decoder = ExpressionDecoder(
+            d, self.n_batches, narrow, len(rna.var), output=shared_output(rna, narrow[-1], c.bridge)
+        )
         by_chromosome = ByChromosome(bounds, c.atac_hidden, scaled=c.scaled)
         self.atac_encoder = Encoder(by_chromosome, c.atac_hidden[1] * n, d, gaussian=gaussian, normalised=True)
         self.atac_decoder = ConditionalDecoder(
@@ -387,7 +390,7 @@ class Scact(System):
 
     def _encoded(self, batch: Batch, side: Side) -> tuple[Tensor, Tensor | None]:
         """Raw mean and log variance."""
-        return self.rna_encoder(batch.rna.inputs) if side == "rna" else self.atac_encoder(batch.atac)
+        return self.rna_encoder(batch.rna) if side == "rna" else self.atac_encoder(batch.atac)
 
     def _target(self, batch: Batch, side: Side) -> Any:
         return batch.rna.targets if side == "rna" else batch.atac

@@ -1,8 +1,11 @@
 """What scACT can be told, as its authors had it and as it does best, and where it comes from."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
+
+from translate.bridge import Bridge
 from translate.covariates import BatchColumn, LabelColumn
 from translate.preprocess import AtacRecipe, RnaRecipe
 from translate.system import Published
@@ -19,6 +22,8 @@ class ScactConfig:
     matching: Literal["labels", "ot", "mmd"] = "labels"
     """What makes translated cells lie where measured ones do. labels: discriminators of each label; ot: transport by the activity
     of genes, which `anchor` weighs; mmd: the maximum mean discrepancy, of the step's cells as a whole. The last two need no labels."""
+    bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
+    """What is taken from a pretrained Expresser."""
     latent: int = 20
     rna_hidden: tuple[int, int] = (256, 128)
     """Sizes of the RNA encoder's layers; the decoder has them the other way round."""

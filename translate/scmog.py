@@ -1,18 +1,21 @@
 """scMOG: one generator for each direction, pre-trained against a critic, then trained on pairs (Lan et al., Adv. Sci. 2023)."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import tyro
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from translate.batches import Batch, SparseRows
 from translate.blocks import Dense, SparseDense, SparseLinear, xavier_linear
+from translate.bridge import Bridge
 from translate.feed import Inputs, peak_bounds, rna_input
 from translate.heads import CountHead, Focal, LevelHead, OpenHead
 from translate.phases import Optimizer, Phase, Player, Terms, Turn
-from translate.preprocess import AtacRecipe, RnaRecipe
+from translate.preprocess import AtacRecipe, RnaInput, RnaRecipe
+from translate.rna_layer import RnaLayer, shared_output
 from translate.study import Modality
 from translate.system import Published, System
 
@@ -26,6 +29,8 @@ class ScmogConfig:
 
     rna: RnaRecipe = field(default_factory=RnaRecipe)
     atac: AtacRecipe = field(default_factory=AtacRecipe)
+    bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
+    """What is taken from a pretrained Expresser."""
     latent: int = 16
     adversarial: bool = True
     """False: no pre-training (the paper's No_pretrain)."""
@@ -80,9 +85,10 @@ PAPER = ScmogConfig(
 class RnaDecoder(nn.Module):
     """16 → 64 → 256 → mean and dispersion of each gene."""
 
-    def __init__(self, latent: int, n_genes: int) -> None:
+    def __init__(self, rna: RnaInput, latent: int, bridge: Bridge) -> None:
         super().__init__()
-        self.hidden, self.head = Dense(latent, 64, 256, slope=SLOPE), CountHead(256, n_genes)
+        self.hidden = Dense(latent, 64, 256, slope=SLOPE)
+        self.head = CountHead(256, len(rna.var), mean=shared_output(rna, 256, bridge))
 
     def forward(self, latent: Float[Tensor, "cells latent"]) -> Float[Tensor, "cells size"]:
         return self.hidden(latent)
@@ -170,13 +176,13 @@ class Scmog(System):
         bounds = peak_bounds(inputs) if "atac" in inputs else ()
         for source, to in self.directions():
             if source == "rna":
-                rest = rna_input(inputs).rest
-                encoder = SparseDense((0, sizes["rna"]), 256, 64, config.latent, slope=SLOPE, rest=rest)
+                first: SparseLinear = RnaLayer(rna_input(inputs), 256, config.bridge)
             else:
-                encoder = SparseDense(bounds, 512, 64, config.latent, slope=SLOPE, scaled=config.scaled)
+                first = SparseLinear(bounds, 512, joint=True, scaled=config.scaled)
+            encoder = SparseDense(first, 64, config.latent, slope=SLOPE)
             decoder: nn.Module
             if to == "rna":
-                decoder = RnaDecoder(config.latent, sizes["rna"])
+                decoder = RnaDecoder(rna_input(inputs), config.latent, config.bridge)
             elif to == "atac":
                 decoder = AtacDecoder(config.latent, bounds, config)
             else:
@@ -270,7 +276,7 @@ class Scmog(System):
 
     def encode(self, batch: Batch, *, source: Modality, to: Modality) -> Float[Tensor, "cells latent"]:
         encoder = self.get_submodule(f"{source}_encoder_to_{to}")
-        return encoder(batch.rna.inputs if source == "rna" else batch.atac)
+        return encoder(batch.rna if source == "rna" else batch.atac)
 
     def log_odds(
         self, latent: Float[Tensor, "cells latent"], *, source: Modality, peaks: slice

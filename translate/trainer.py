@@ -181,7 +181,7 @@ class Trainer:
                 playing(self.system, player.parts)
                 optimizer = optimizers[player.name]
                 for group in optimizer.param_groups:
-                    group["lr"] = watch.rate(player.optimizer.lr) * phase.decay**epoch
+                    group["lr"] = watch.rate(player.optimizer.lr) * phase.decay**epoch * group["share"]
                 with self.accelerator.autocast():
                     terms = self.system.losses(batch, Turn(phase.name, player.name, epoch, noise, passed))
                 loss = torch.stack(list(terms.values())).sum()

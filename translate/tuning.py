@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from expresser.atomic import write_text
+from expresser.checkpoint import locate
+from expresser.corpus.manifest import sha256_file
 from expresser.errors import InputError
 from expresser.processes import this_process
 from expresser.record import write_metrics
@@ -94,8 +96,8 @@ def tune(
     prove_one_process()
     if len(split.valid) < 2:
         raise InputError(f"tune: split {split.name!r} has {len(split.valid)} validation cells to compare trials by.")
-    also = {"seed": seed, "genome": genome, "precision": precision, "label": label}
     made = trials(config, grid, random=random, seed=seed)
+    also = {"seed": seed, "genome": genome, "precision": precision, "label": label} | _pretrained(config)
     began_with = _claim(out, system, study, split, config, grid, also)
     # What the first grid varied is not fixed for the folder, so a trial's name says it even where it is not varied now.
     made = tuple(replace(trial, name=trial_name(began_with | dict(trial.values))) for trial in made)
@@ -298,6 +300,13 @@ def _claim(
     out.mkdir(parents=True, exist_ok=True)
     write_metrics(path, record)
     return {key: everything[key] for key in grid if key in everything}
+
+
+def _pretrained(config: Any) -> dict[str, str]:
+    """The content of the pretrained model that all trials take from: its folder may come to hold another."""
+    if config.bridge.rna_encoder is None:
+        return {}
+    return {"pretrained": sha256_file(locate(config.bridge.rna_encoder) / "model.safetensors")}
 
 
 def prove_one_process() -> None:

@@ -11,6 +11,7 @@ from torch.nn.functional import linear, softplus
 
 from translate.batches import Block, SparseRows
 from translate.blocks import xavier_linear
+from translate.factor_linear import OutputLayer, output_layer, part_of, shrink
 from translate.heads import DISPERSION_RANGE, START, shrinkage
 
 CELLS = 512  # whose genes are looked at all at once
@@ -95,12 +96,12 @@ class ZinbHead(nn.Module):
     r"""Share :math:`\rho` of each gene in a cell's counts, log-odds :math:`\pi` that one is lost, log dispersion by gene and batch.
 
     Counts are zero-inflated negative binomial with mean :math:`\rho` times the library
-    (`expresser.likelihoods.zinb_log_prob`).
+    (`expresser.likelihoods.zinb_log_prob`). scale: the layer of the shares, where it is not to be one of its own weights.
     """
 
-    def __init__(self, n_in: int, n_genes: int, n_batches: int) -> None:
+    def __init__(self, n_in: int, n_genes: int, n_batches: int, scale: OutputLayer | None = None) -> None:
         super().__init__()
-        self.scale, self.dropout = xavier_linear(n_in, n_genes), xavier_linear(n_in, n_genes)
+        self.scale, self.dropout = output_layer(n_in, n_genes, scale), xavier_linear(n_in, n_genes)
         self.dispersion = nn.Parameter(torch.zeros(max(n_batches, 1), n_genes))
 
     def loss(
@@ -126,9 +127,9 @@ class ZinbHead(nn.Module):
     def start_at(self, mean: Float32[Tensor, " genes"]) -> None:
         """Begin at these mean counts, a twentieth of them lost, with little else."""
         self.scale.bias.copy_(mean.clamp_min(1e-4).log())
-        self.scale.weight.mul_(START)
         self.dropout.bias.fill_(-3.0)
-        self.dropout.weight.mul_(START)
+        for layer in (self.scale, self.dropout):
+            shrink(layer, START)
 
     def prior(self, sd: float) -> Float32[Tensor, ""]:
         """`shrinkage` of shares and dropout."""
@@ -142,9 +143,9 @@ class ZinbHead(nn.Module):
         A share is over all genes of a cell: of these only the logarithm of the sum is kept, some cells at a time.
         """
         total = torch.cat([self.scale(some).float().logsumexp(dim=1) for some in hidden.split(CELLS)])
-        own = linear(hidden, self.scale.weight[genes], self.scale.bias[genes]).float()
+        own = linear(hidden, *part_of(self.scale, genes)).float()
         mean = (own - total[:, None]).exp() * library
         if not inflated:
             return mean
-        lost = linear(hidden, self.dropout.weight[genes], self.dropout.bias[genes]).float().sigmoid()
+        lost = linear(hidden, *part_of(self.dropout, genes)).float().sigmoid()
         return mean * (1 - lost)

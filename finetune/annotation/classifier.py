@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from expresser.checkpoint import Checkpoint
 from expresser.embed import pool_cells
-from expresser.errors import InputError
 from expresser.model.cells import Cells
+from expresser.model.last_blocks import block_parameters
 from expresser.model.modeling import ExpresserPreTrainedModel
 from finetune.annotation.head import LinearHead
 
@@ -103,35 +103,6 @@ class Tuned:
     head: LinearHead
     valid: tuple[float, ...]
     epoch: int
-
-
-def block_parameters(model: ExpresserPreTrainedModel, blocks: int) -> list[str]:
-    """Names of the weights of the last `blocks` blocks: the decoder's layers, then the encoder's, from their ends.
-
-    With the last block go the prediction head and what the decoder reads values with; with the encoder's last layer its final
-    norm. Gene tokens and gene levels are never trained: few labelled cells would move those of the genes they express alone.
-
-    Raises
-    ------
-    InputError
-        Where the model does not have so many blocks.
-    """
-    decoder = "mixer.layers" if hasattr(model, "mixer") else "decoder"
-    n_decoder, n_encoder = model.config.decoder_layers, model.config.n_layers
-    if not 0 <= blocks <= n_decoder + n_encoder:
-        raise InputError(
-            f"finetune_blocks is {blocks}; this model has {n_decoder + n_encoder} blocks ({n_encoder} of the encoder, "
-            f"{n_decoder} of the decoder). Give 0 to {n_decoder + n_encoder}."
-        )
-    if not blocks:
-        return []
-    of_decoder = min(blocks, n_decoder)
-    wanted = [f"{decoder}.{i}." for i in range(n_decoder - of_decoder, n_decoder)]
-    wanted += ["head.hidden.", "head.out.", "mask_token.", "expression_tokens.", "residual_direction", "mixer.norm."]
-    if blocks > n_decoder:
-        wanted += [f"encoder.layers.{i}." for i in range(n_encoder - (blocks - n_decoder), n_encoder)]
-        wanted.append("encoder.norm.")
-    return [name for name, _ in model.named_parameters() if name.startswith(tuple(wanted))]
 
 
 def fine_tune(

@@ -1,12 +1,9 @@
 """The models that an annotation run compares, by name, and what they are like without pretraining."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from expresser.checkpoint import Checkpoint, load
+from expresser.checkpoint import Checkpoint, load, random_checkpoint
 from expresser.errors import InputError
 from finetune.annotation.rows import BASELINES
 from finetune.embeddings.reading import model_name, split_spec
@@ -49,16 +46,3 @@ def random_controls(checkpoints: Mapping[str, Checkpoint], seed: int) -> list[Co
             row = RANDOM if not found else f"{RANDOM} ({name})"
             found.append(Control(row, name, random_checkpoint(checkpoint, seed=seed)))
     return found
-
-
-def random_checkpoint(checkpoint: Checkpoint, *, seed: int) -> Checkpoint:
-    """A model of the same shape with random weights: what is left of a score without pretraining."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = type(checkpoint.model)(copy.deepcopy(checkpoint.model.config))
-        # Some heads start at zero, and would embed all cells as zeros: here they too are random.
-        with torch.no_grad():
-            torch.nn.init.normal_(model.head.out.weight, std=model.config.initializer_range)
-    return Checkpoint(
-        model=model.eval(), vocab=checkpoint.vocab, run={}, source=f"random weights ({checkpoint.source})"
-    )

@@ -14,8 +14,9 @@ from expresser.atomic import replaced
 from expresser.checkpoint import Checkpoint
 from expresser.embed import embed_counts
 from expresser.errors import InputError
+from expresser.model.last_blocks import block_parameters
 from expresser.record import provenance, write_metrics
-from finetune.annotation.classifier import FineTuning, block_parameters
+from finetune.annotation.classifier import FineTuning
 from finetune.annotation.data import Data, LabelledCells, read_labelled
 from finetune.annotation.final import save_classifier
 from finetune.annotation.folds import INNER_FOLDS, Fold, inner_folds, outer_folds

@@ -15,6 +15,7 @@ from expresser.errors import InputError
 from expresser.threads import kept_threads
 from translate.align import align_genes, expressed_genes, take_columns
 from translate.preprocess.quantiles import Values, quantiles
+from translate.pretrained_genes import PretrainedGenes
 from translate.study import Measured
 
 _ENTRIES = 4_000_000  # non-zeros that fitting looks at at once
@@ -53,6 +54,7 @@ class RnaInput:
     counted: pd.DataFrame | None = field(
         default=None, repr=False
     )  # genes that the cell filter counts; None: those of var
+    pretrained: PretrainedGenes | None = field(default=None, repr=False)  # the model that the RNA side starts from
 
     @classmethod
     def fit(cls, measured: Measured, cells: Int64[np.ndarray, " training"], recipe: RnaRecipe) -> "RnaInput":
@@ -135,7 +137,11 @@ class RnaInput:
         if self.counted is not None:
             names = {key: self.counted[key].tolist() for key in ("ensembl_id", "symbol")}
             counted = {"counted": {"name": self.counted.index.tolist(), **names}}
-        return arrays, counted | {
+        bridged: dict[str, Any] = {}
+        if self.pretrained is not None:
+            own, bridged["pretrained"] = self.pretrained.saved()
+            arrays |= {f"pretrained.{key}": value for key, value in own.items()}
+        return arrays, counted | bridged | {
             "recipe": asdict(self.recipe),
             "median_library": self.median_library,
             "var": {"name": self.var.index.tolist(), **texts},
@@ -151,6 +157,10 @@ class RnaInput:
         if told := settings.get("counted"):
             names = {key: told[key] for key in ("ensembl_id", "symbol")}
             counted = pd.DataFrame(names, index=pd.Index(told["name"], dtype=object), dtype=object)
+        pretrained = None
+        if bridged := settings.get("pretrained"):
+            own = {k.removeprefix("pretrained."): v for k, v in arrays.items() if k.startswith("pretrained.")}
+            pretrained = PretrainedGenes.restored(own, bridged)
         low, high = (float(bound) for bound in arrays["bounds"])
         return cls(
             recipe=RnaRecipe(**settings["recipe"]),
@@ -162,6 +172,7 @@ class RnaInput:
             high=high,
             left_out=dict(settings["left_out"]),
             counted=counted,
+            pretrained=pretrained,
         )
 
     def _checked(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:

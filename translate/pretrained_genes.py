@@ -1,0 +1,82 @@
+"""The genes of a pretrained model, and which of them each gene of a translator is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int64
+from scipy import sparse
+
+from expresser.genes import COLUMNS, GeneVocab
+from translate.study import Measured
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedGenes:
+    """What the shapes of a translator's layers, and the reading of cells, need to know of a pretrained Expresser.
+
+    tokens: row of the model's gene table for each gene of the translator, -1 for a gene that it does not know. vocab: all its genes,
+    kept where whole cells are read (`translate.bridge.Bridge.reads_cells`). It is saved with the translator.
+    """
+
+    model: Mapping[str, Any]  # the configuration, as its config.json has it
+    tokens: Int64[np.ndarray, " genes"] = field(repr=False)
+    vocab: GeneVocab | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls, model: Mapping[str, Any], vocab: GeneVocab, var: pd.DataFrame, *, reads_cells: bool
+    ) -> "PretrainedGenes":
+        """var: the translator's genes, with columns ensembl_id and symbol."""
+        return cls(model, tokens_of(vocab, var), vocab if reads_cells else None)
+
+    @property
+    def dims(self) -> int:
+        """Numbers a gene, and a cell, is embedded in."""
+        return int(self.model["d_model"])
+
+    @property
+    def known(self) -> Bool[np.ndarray, " genes"]:
+        """Which genes of the translator the model knows."""
+        return self.tokens >= 0
+
+    def counts(self, measured: Measured) -> sparse.csr_matrix:
+        """Raw counts over the model's genes, all those of the file and not the translator's alone: cells x vocabulary, float32."""
+        if self.vocab is None:
+            raise ValueError("the vocabulary was not kept: this translator reads no whole cells.")
+        tokens = tokens_of(self.vocab, measured.var)
+        known = tokens >= 0
+        pointers = np.concatenate([[0], np.cumsum(known)])
+        ones = np.ones(int(known.sum()), np.float32)
+        onto = sparse.csr_matrix((ones, tokens[known], pointers), shape=(len(tokens), len(self.vocab)))
+        counts = (measured.loaded().matrix @ onto).tocsr().astype(np.float32)
+        counts.sort_indices()
+        return counts
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays, and settings for JSON."""
+        settings: dict[str, Any] = {"model": dict(self.model)}
+        if self.vocab is not None:
+            table = self.vocab.table
+            settings["vocab"] = {c: table[c].astype(object).where(table[c].notna(), None).tolist() for c in COLUMNS}
+        return {"tokens": self.tokens}, settings
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> "PretrainedGenes":
+        """From what `saved` gave."""
+        vocab = None
+        if told := settings.get("vocab"):
+            table = pd.DataFrame(
+                {c: pd.array(told[c], dtype="Int64" if c in ("start", "end") else object) for c in COLUMNS}
+            )
+            vocab = GeneVocab(table, where="the pretrained model's genes")
+        return cls(dict(settings["model"]), np.asarray(arrays["tokens"], np.int64), vocab)
+
+
+def tokens_of(vocab: GeneVocab, var: pd.DataFrame) -> Int64[np.ndarray, " genes"]:
+    """Row in the vocabulary of each gene, -1 for none: by Ensembl id; by symbol, else name, only where a gene has no id."""
+    ids, symbols = (var[column].astype(str).to_numpy(object) for column in ("ensembl_id", "symbol"))
+    names = np.where(ids != "", ids, np.where(symbols != "", symbols, var.index.to_numpy(object)))
+    return vocab.resolve(names).tokens
