@@ -155,9 +155,10 @@ def random_checkpoint(checkpoint: Checkpoint, *, seed: int) -> Checkpoint:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = type(checkpoint.model)(copy.deepcopy(checkpoint.model.config))
-        # Some heads start at zero, and would embed all cells as zeros: here they too are random.
-        with torch.no_grad():
-            torch.nn.init.normal_(model.head.out.weight, std=model.config.initializer_range)
+        # Some layers start at zero, the last of the head among them, and would embed all cells as zeros: here they too are random.
+        for module in model.modules():
+            if getattr(module, "zero_start", False):
+                torch.nn.init.normal_(module.get_parameter("weight"), std=model.config.initializer_range)
     return Checkpoint(
         model=model.eval(), vocab=checkpoint.vocab, run={}, source=f"random weights ({checkpoint.source})"
     )

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from anndata import AnnData
 
 from expresser import checkpoint
@@ -45,19 +44,23 @@ def pretrained(rna: AnnData, made_by: dict[str, Any], how: Pretraining, seed: in
     if not (home / "run" / "model" / "run.json").is_file():
         # Cells of few genes: shallow ones are dropped from the corpus as from any.
         build_corpus([rna], home / "corpus", min_genes=min(20, rna.n_vars // 10))
-        pretrain(recipe, home / "corpus", home / "run", resume=True, verify=False, quiet=True)
+        told = pretrain(recipe, home / "corpus", home / "run", resume=True, verify=False, quiet=True)
+        if stopped := told.get("stopped"):  # by a signal, which it has answered with a checkpoint
+            raise SystemExit(f"{stopped} at step {told['step']:,} of pretraining; the same command goes on from there")
     return home / "run" / "model"
 
 
 def random_twin(model: Path, seed: int, folder: Path) -> Path:
-    """A checkpoint of the same configuration and genes whose weights are drawn anew: what learning adds is the difference."""
-    twin = folder / f"random-{digest(model)}-{seed}"
+    """A checkpoint of the same configuration and genes whose weights are drawn anew: what learning adds is the difference.
+
+    So are those that training starts at zero (the head's last layer): with them at zero all cells have one embedding, and the
+    control would be none. Drawn, it is a random projection of the cell that depends on expression.
+    """
+    twin = folder / f"drawn-{digest(model)}-{seed}"
     if (twin / "run.json").is_file():
         return twin
     learned = checkpoint.load(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        drawn = type(learned.model)(learned.model.config)
+    drawn = checkpoint.random_checkpoint(learned, seed=seed).model
     run = {
         "recipe": "random",
         "seed": seed,

@@ -15,7 +15,8 @@ of real ones 30 %.
 
 simulated: every seed is another world, and its model is pretrained on the RNA of --extra more cells of it, which nobody fits or
 judges. Models are kept beside --out (--models). Real cells: --model, pretrained on other cells. The random model has the same
-shape and genes; its weights are drawn anew with every seed.
+shape and genes; its weights are drawn anew with every seed. SAILER and SAILERX embed and do not translate: they are in
+bench_embedders.py.
 """
 
 import argparse
@@ -159,7 +160,11 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), help="SYSTEM or SYSTEM:PRESET")
     parser.add_argument("--ways", nargs="+", default=["none", *WAYS], choices=["none", *WAYS])
     parser.add_argument(
-        "--controls", nargs="*", default=["genes", "cells"], choices=list(WAYS), help="ways with the random model"
+        "--controls",
+        nargs="*",
+        default=["genes", "cells", "table", "peaks", "all"],
+        choices=list(WAYS),
+        help="ways with the random model",
     )
     parser.add_argument("--shares", nargs="+", type=float, default=[1.0, 0.1, 0.02], help="of the pairs")
     parser.add_argument("--seeds", type=int, default=3)

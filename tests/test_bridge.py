@@ -1,6 +1,8 @@
 """Laws of the bridge: what a translator takes from a pretrained Expresser, what it keeps of it, and what it does without it."""
 
+import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from translate_toys import CONFIGS, toy_anndata, toy_fit, toy_split, toy_study
 
 from expresser.embed import embed
 from expresser.errors import InputError
+from translate.batches import sparse_rows
 from translate.bridge import Bridge
 from translate.bridging import pretrained, start_from_pretrained, with_pretrained
 from translate.factor_linear import FactorLinear, standardised
@@ -21,6 +24,7 @@ from translate.fitting import _inputs, build, fit
 from translate.pretrained_cells import PretrainedCells
 from translate.pretrained_genes import PretrainedGenes, tokens_of
 from translate.rna_layer import RnaLayer
+from translate.study import DataWarning
 from translate.translator import Translator
 
 SYSTEMS = ("babel", "scmog", "polarbear", "scact")
@@ -120,11 +124,11 @@ def test_embeddings_are_those_of_embed_over_all_genes_of_the_file(model):
     wanted = embed(adata, checkpoint, copy=True).obsm["X_expresser"]
     study = toy_study()
     few = study.measured["rna"].var.iloc[:20]  # the translator's own genes: the embedding is of the cell all the same
-    genes = PretrainedGenes.of(checkpoint.model.config.to_dict(), checkpoint.vocab, few, reads_cells=True)
+    genes = PretrainedGenes.of(
+        checkpoint.model.config.to_dict(), checkpoint.vocab, few, study.measured["rna"].var, reads_cells=True
+    )
     module = PretrainedCells(genes)
     module.model.load_state_dict(checkpoint.model.state_dict())
-    from translate.batches import sparse_rows
-
     counts = genes.counts(study.measured["rna"])
     found = module(sparse_rows(counts, (0, counts.shape[1])))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
@@ -135,7 +139,7 @@ def test_embeddings_are_those_of_embed_over_all_genes_of_the_file(model):
 def test_frozen_weights_are_no_parameters_and_blocks_are(model):
     checkpoint, _ = pretrained(str(model))
     var = toy_study().measured["rna"].var
-    genes = PretrainedGenes.of(checkpoint.model.config.to_dict(), checkpoint.vocab, var, reads_cells=True)
+    genes = PretrainedGenes.of(checkpoint.model.config.to_dict(), checkpoint.vocab, var, var, reads_cells=True)
     frozen, one = PretrainedCells(genes), PretrainedCells(genes, 1)
     assert not list(frozen.parameters())
     assert frozen.state_dict().keys() == one.state_dict().keys()
@@ -147,6 +151,66 @@ def test_frozen_weights_are_no_parameters_and_blocks_are(model):
     assert not any(module.training for module in one.train().modules())
     with pytest.raises(InputError, match="this model has 3 blocks"):
         PretrainedCells(genes, 4)
+
+
+def test_a_cell_without_an_embedding_is_as_the_mean_cell(model):
+    made, *_, inputs, study = network("babel", model, **WAYS["replace"])
+    layer = first_layer(made)
+    embedding = torch.randn(9, DIMS, generator=torch.Generator().manual_seed(0)) + 3
+    embedding[4] = 0
+    layer.standardise(embedding)
+    torch.testing.assert_close(layer.centre, embedding[torch.arange(9) != 4].mean(dim=0))
+    cells = Feed.of(study, inputs).batch(np.arange(9), ("rna",), share=9).rna
+    found = layer(replace(cells, whole=None, embedding=embedding)).detach()
+    torch.testing.assert_close(found[4], layer.bias[0].detach())
+    torch.testing.assert_close(found[torch.arange(9) != 4].mean(dim=0), layer.bias[0].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_part_without_an_embedded_cell_has_gradients_of_nought(model):
+    checkpoint, _ = pretrained(str(model))
+    var = toy_study().measured["rna"].var
+    genes = PretrainedGenes.of(checkpoint.model.config.to_dict(), checkpoint.vocab, var, var, reads_cells=True)
+    module = PretrainedCells(genes, 1)
+    counts = genes.counts(toy_study().measured["rna"])
+    empty = sparse_rows(counts[:0], (0, counts.shape[1]))
+    module(empty).sum().backward()
+    assert all(float(weight.grad.abs().max()) == 0 for weight in module.parameters())
+
+
+def test_a_query_with_few_of_the_genes_is_doubted_and_with_fewer_refused(model, tmp_path):
+    fitted = toy_fit("babel", tmp_path / "fit", bridge=Bridge(rna_encoder=str(model), **WAYS["join"]))
+    rna = toy_anndata()["rna"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        fitted.translate(rna[:, :45].copy(), "atac")
+    with pytest.warns(DataWarning, match="it has 30 of the pretrained model's genes, .* had 50"):
+        fitted.translate(rna[:, :30].copy(), "atac")
+    renamed = rna.copy()
+    renamed.var["gene_ids"] = ""
+    with pytest.raises(InputError, match="give all genes of the file"):
+        fitted.translate(renamed, "atac")
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_type": "bert"}, {"model_type": None}, {"n_heads": 3}, {"vocab_size": 12}, {"d_model": None}]
+)
+def test_an_altered_record_of_the_pretrained_model_is_refused(change, model, tmp_path):
+    toy_fit("babel", tmp_path / "fit", bridge=Bridge(rna_encoder=str(model), **WAYS["join"]))
+    path = tmp_path / "fit" / "model" / "inputs.json"
+    settings = json.loads(path.read_text())
+    told = settings["rna"]["pretrained"]["model"]
+    told |= change
+    settings["rna"]["pretrained"]["model"] = {key: value for key, value in told.items() if value is not None}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"inputs\.json"):
+        Translator.load(tmp_path / "fit" / "model")
+
+
+def test_a_start_keeps_its_own_bridge(model, tmp_path):
+    begun = toy_fit("babel", tmp_path / "begun")
+    study = toy_study(modalities=("rna", "atac", "protein"))
+    with pytest.raises(InputError, match=r"config\.bridge is not that of the model to start from"):
+        toy_fit("babel", tmp_path / "more", study, start=begun, bridge=Bridge(rna_encoder=str(model)))
 
 
 def test_replaced_expression_is_not_read(model):
@@ -262,9 +326,10 @@ def test_the_input_comes_back_from_what_it_saves(model):
     checkpoint, _ = pretrained(str(model))
     study, config = toy_study(), bridged("babel", model, rna_cells="join")
     rna = _inputs(study, toy_split(), config, None, None, checkpoint=checkpoint)["rna"]
-    again = with_pretrained(rna, checkpoint, config.bridge).pretrained
+    again = with_pretrained(rna, checkpoint, config.bridge, study.measured["rna"].var).pretrained
     arrays, settings = again.saved()
     restored = PretrainedGenes.restored(arrays, settings)
     assert restored.vocab == checkpoint.vocab
     assert (restored.tokens == again.tokens).all()
     assert restored.model == again.model
+    assert restored.read == again.read == 50

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretrained_toys import toy_checkpoint
 from test_translate_engine import log_of
 
 from translate.translator import Translator
@@ -32,21 +33,48 @@ released = replace(TOY, masked=True, raw_depth=True, feature_cycle=1.0, foreign_
 for name, config in (("default", TOY), ("released", released)):
     fit("scact", study, split=halves(63, valid=18), out=out / f"scact_{{name}}", config=config, seed=0)
 """
+
+# Blocks of a pretrained model train, and the last step has fewer cells than there are processes.
+BRIDGED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from translate_toys import toy_fit, toy_split, toy_study
+from translate.bridge import Bridge
+bridge = Bridge(rna_encoder={model!r}, rna_cells="join", rna_blocks=1, rna_output="table")
+toy_fit("babel", Path({out!r}), toy_study(120), split=toy_split(120, valid=40), bridge=bridge, batch_size=34)
+"""
+
 # Of these nothing but rounding decides, and Adam makes steps of rounding: biases before a batch norm, which takes them away.
 IDLE = re.compile(r"scact.*(first|second|latent|hidden|others)(\.\d)?\.bias$|scact.*\.mean$")
+
+
+def fit_on(processes: tuple[int, ...], folder: Path, script: str, **values: str) -> None:
+    """Run a script on so many processes, results in a folder each."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for number in processes:
+        path = folder / f"fit{number}.py"
+        path.write_text(script.format(tests=str(Path(__file__).parent), out=str(folder / str(number)), **values))
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)] if number > 1 else []
+        command = [sys.executable, *launch, str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-6000:]
+
+
+@pytest.mark.slow
+def test_blocks_that_train_do_so_where_a_process_has_no_cell(tmp_path: Path) -> None:
+    toy_checkpoint(tmp_path / "model")
+    fit_on((1, 3), tmp_path, BRIDGED, model=str(tmp_path / "model"))
+    one, several = (log_of(tmp_path / number) for number in ("1", "3"))
+    assert len(one) == len(several) == 3
+    for a, b in zip(one, several):
+        assert b["train"] == pytest.approx(a["train"], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_are_one(tmp_path: Path, processes: int) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    for number in (1, processes):
-        script = tmp_path / f"fit{number}.py"
-        script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path / str(number))))
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)] if number > 1 else []
-        command = [sys.executable, *launch, str(script)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-6000:]
+    fit_on((1, processes), tmp_path, SCRIPT)
     for name in ("polarbear_default", "polarbear_released", "scact_default", "scact_released"):
         one, several = (Translator.load(tmp_path / str(number) / name) for number in (1, processes))
         theirs = several.system.state_dict()

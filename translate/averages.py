@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from translate.pretrained_cells import PretrainedCells
+
 
 class RunningMean:
     """The exponential mean of the weights and batch statistics of some parts; `share` of it stays at each step.
@@ -15,10 +17,12 @@ class RunningMean:
 
     def __init__(self, system: nn.Module, parts: Sequence[str], share: float) -> None:
         self.share = share
+        pretrained = [(n, m) for n, m in system.named_modules() if isinstance(m, PretrainedCells)]
+        frozen = {f"{name}.{key}" for name, module in pretrained for key, _ in module.named_buffers()}
         self.moving = {
             n: t
             for n, t in system.state_dict(keep_vars=True).items()
-            if n.split(".")[0] in parts and t.is_floating_point()
+            if n.split(".")[0] in parts and t.is_floating_point() and n not in frozen
         }
         self.mean = {name: tensor.detach().clone() for name, tensor in self.moving.items()}
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from expresser.checkpoint import Checkpoint, load, locate
 from expresser.corpus.manifest import sha256_file
 from expresser.errors import InputError
+from expresser.processes import this_process
 from translate.bridge import Bridge
 from translate.factor_linear import FactorLinear, standardised
 from translate.feed import Feed, Inputs, atac_input
@@ -32,11 +34,11 @@ def pretrained(model: str) -> tuple[Checkpoint, dict[str, Any]]:
     return load(folder), {"model": model, "sha256": sha256_file(folder / "model.safetensors")}
 
 
-def with_pretrained(rna: RnaInput, checkpoint: Checkpoint, bridge: Bridge) -> RnaInput:
-    """The same, which knows which genes are the model's."""
+def with_pretrained(rna: RnaInput, checkpoint: Checkpoint, bridge: Bridge, given: pd.DataFrame) -> RnaInput:
+    """The same, which knows which genes are the model's; given: all genes of the file."""
     told = checkpoint.model.config
     config = {k: v for k, v in told.to_diff_dict().items() if k not in _ABOUT_FILES} | {"model_type": told.model_type}
-    genes = PretrainedGenes.of(config, checkpoint.vocab, rna.var, reads_cells=bridge.reads_cells)
+    genes = PretrainedGenes.of(config, checkpoint.vocab, rna.var, given, reads_cells=bridge.reads_cells)
     return replace(rna, pretrained=genes)
 
 
@@ -87,7 +89,7 @@ def _start_rna(
     for layer in layers:
         if layer.cells is not None:
             layer.cells.model.load_state_dict(checkpoint.model.state_dict())
-        if bridge.rna_start == "genes":
+        if bridge.rna_start == "genes" and layer.weight is not None:
             layer.start_at_genes(standardised(rows), known, generator)
     outputs = [module for module in system.modules() if isinstance(module, FactorLinear)]
     for output in outputs:
@@ -123,7 +125,7 @@ def embed_cells(
     at = at[at >= 0]
     wanted = np.sort(at) if cells.trains else np.arange(n)
     out = np.zeros((n, layers[0].centre.shape[0]), np.float32)
-    fastest = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fastest = this_process().device
     cells.to(fastest)
     with torch.no_grad():
         for start in range(0, len(wanted), CELLS):

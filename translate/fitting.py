@@ -105,7 +105,12 @@ def fit(
     }
     checkpoint = None
     if start is not None:
-        record |= {key: start.run[key] for key in ("pretrained", "taken") if key in start.run}
+        if chosen.bridge != start.system.config.bridge:
+            raise InputError(
+                "fit: config.bridge is not that of the model to start from, whose weights are taken. Leave it as "
+                "start.system.config.bridge has it, or fit anew without a start."
+            )
+        record |= _taken_before(start)
     elif resume and (out / "fit.json").is_file():  # what is fitted needs no pretrained model any more
         record |= {k: v for k, v in json.loads((out / "run.json").read_text()).items() if k == "pretrained"}
     elif chosen.bridge.rna_encoder is not None:
@@ -238,7 +243,9 @@ def _inputs(
             cells = rows[rows >= 0]
             if modality == "rna":
                 rna = RnaInput.fit(measured, cells, config.rna)
-                found["rna"] = rna if checkpoint is None else with_pretrained(rna, checkpoint, config.bridge)
+                found["rna"] = (
+                    rna if checkpoint is None else with_pretrained(rna, checkpoint, config.bridge, measured.var)
+                )
             elif modality == "atac":
                 found["atac"] = AtacInput.fit(measured, cells, config.atac, genome)
                 _prove_one_build(study, genome)
@@ -296,6 +303,15 @@ def _take_weights(network: System, start: Translator) -> None:
         )
     network.load_state_dict(own | taken)
     share_cells(network, set(taken))
+
+
+def _taken_before(start: Translator) -> dict[str, Any]:
+    """What the model to start from took from a pretrained one; layers that it did not have start fresh."""
+    found: dict[str, Any] = {key: start.run[key] for key in ("pretrained", "taken") if key in start.run}
+    if "taken" in found:
+        ways = [f"{way} (by the model that this one starts from)" for way in found["taken"]["ways"]]
+        found["taken"] = found["taken"] | {"ways": ways}
+    return found
 
 
 def fingerprint(study: Study, split: Split) -> str:

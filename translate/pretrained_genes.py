@@ -1,5 +1,6 @@
 """The genes of a pretrained model, and which of them each gene of a translator is."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,14 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 from scipy import sparse
 
+from expresser.errors import InputError
 from expresser.genes import COLUMNS, GeneVocab
-from translate.study import Measured
+from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
+from translate.study import DataWarning, Measured
+
+# Shares of the genes that a translator was fitted with: below the first a file gets a warning, below the second it is refused.
+ENOUGH, TOO_FEW = 0.8, 0.2
+MODELS = (ExpresserConfig.model_type, ExpresserWithoutDecoderConfig.model_type)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +31,18 @@ class PretrainedGenes:
     model: Mapping[str, Any]  # the configuration, as its config.json has it
     tokens: Int64[np.ndarray, " genes"] = field(repr=False)
     vocab: GeneVocab | None = field(default=None, repr=False)
+    read: int = (
+        0  # of the model's genes, those of the file that the translator was fitted to, where whole cells are read
+    )
 
     @classmethod
     def of(
-        cls, model: Mapping[str, Any], vocab: GeneVocab, var: pd.DataFrame, *, reads_cells: bool
+        cls, model: Mapping[str, Any], vocab: GeneVocab, var: pd.DataFrame, given: pd.DataFrame, *, reads_cells: bool
     ) -> "PretrainedGenes":
-        """var: the translator's genes, with columns ensembl_id and symbol."""
-        return cls(model, tokens_of(vocab, var), vocab if reads_cells else None)
+        """var: the translator's genes, given: those of the file, with columns ensembl_id and symbol."""
+        if not reads_cells:
+            return cls(model, tokens_of(vocab, var))
+        return cls(model, tokens_of(vocab, var), vocab, _n_found(tokens_of(vocab, given)))
 
     @property
     def dims(self) -> int:
@@ -43,15 +55,26 @@ class PretrainedGenes:
         return self.tokens >= 0
 
     def counts(self, measured: Measured) -> sparse.csr_matrix:
-        """Raw counts over the model's genes, all those of the file and not the translator's alone: cells x vocabulary, float32."""
+        """Raw counts over the model's genes, all those of the file and not the translator's alone: cells x vocabulary, float32.
+
+        Raises InputError where the file has less than a fifth of those that the fit had, and warns at less than four fifths.
+        """
         if self.vocab is None:
             raise ValueError("the vocabulary was not kept: this translator reads no whole cells.")
         tokens = tokens_of(self.vocab, measured.var)
+        if (n := _n_found(tokens)) < ENOUGH * self.read:
+            said = (
+                f"{measured.name}: it has {n:,} of the pretrained model's genes, and the cells that the translator was fitted to had "
+                f"{self.read:,}. Cell embeddings are of all of them: give all genes of the file, not a selection, with Ensembl ids."
+            )
+            if n < TOO_FEW * self.read:
+                raise InputError(said)
+            warnings.warn(said, DataWarning, stacklevel=2)
         known = tokens >= 0
         pointers = np.concatenate([[0], np.cumsum(known)])
         ones = np.ones(int(known.sum()), np.float32)
         onto = sparse.csr_matrix((ones, tokens[known], pointers), shape=(len(tokens), len(self.vocab)))
-        counts = (measured.loaded().matrix @ onto).tocsr().astype(np.float32)
+        counts = (measured.loaded().matrix @ onto).tocsr().astype(np.float32, copy=False)
         counts.sort_indices()
         return counts
 
@@ -60,6 +83,7 @@ class PretrainedGenes:
         settings: dict[str, Any] = {"model": dict(self.model)}
         if self.vocab is not None:
             table = self.vocab.table
+            settings["read"] = self.read
             settings["vocab"] = {c: table[c].astype(object).where(table[c].notna(), None).tolist() for c in COLUMNS}
         return {"tokens": self.tokens}, settings
 
@@ -72,7 +96,14 @@ class PretrainedGenes:
                 {c: pd.array(told[c], dtype="Int64" if c in ("start", "end") else object) for c in COLUMNS}
             )
             vocab = GeneVocab(table, where="the pretrained model's genes")
-        return cls(dict(settings["model"]), np.asarray(arrays["tokens"], np.int64), vocab)
+        model = {key: value for key, value in settings["model"].items() if "attn_implementation" not in key}
+        if model.get("model_type") not in MODELS or (vocab is not None and len(vocab) != model["vocab_size"]):
+            raise ValueError("the pretrained model is no Expresser, or its vocabulary is another model's")
+        return cls(model, np.asarray(arrays["tokens"], np.int64), vocab, int(settings.get("read", 0)))
+
+
+def _n_found(tokens: Int64[np.ndarray, " genes"]) -> int:
+    return len(np.unique(tokens[tokens >= 0]))
 
 
 def tokens_of(vocab: GeneVocab, var: pd.DataFrame) -> Int64[np.ndarray, " genes"]:

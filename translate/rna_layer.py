@@ -1,9 +1,10 @@
 """The first layer of every encoder of RNA: expression and, where a pretrained Expresser reads the cells too, what it says of them."""
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from expresser.errors import InputError
 from translate.batches import RnaCells
 from translate.blocks import SparseLinear
 from translate.bridge import Bridge
@@ -11,7 +12,7 @@ from translate.factor_linear import FactorLinear
 from translate.preprocess import RnaInput
 from translate.pretrained_cells import PretrainedCells
 
-SPREAD = 1e-6  # an embedding's dimension with less in training cells says nothing
+SPREAD = 1e-6  # of the largest deviation: a dimension with less in training cells says nothing
 
 
 class RnaLayer(SparseLinear):
@@ -50,7 +51,10 @@ class RnaLayer(SparseLinear):
         if self.cells is None:
             return out
         embedding = self.embedded(cells)
-        return out + self.of_cell((embedding - self.centre) / self.spread)
+        there = (embedding != 0).any(
+            dim=1, keepdim=True
+        )  # a cell with fewer than two known genes has none: it is as the mean cell
+        return out + self.of_cell(torch.where(there, (embedding - self.centre) / self.spread, 0.0))
 
     def embedded(self, cells: RnaCells) -> Float32[Tensor, "cells d"]:
         """The pretrained model's embedding of each cell: as it was worked out before, where all of the model is frozen."""
@@ -64,13 +68,19 @@ class RnaLayer(SparseLinear):
     @torch.no_grad()
     def standardise(self, embedding: Float32[Tensor, "cells d"]) -> None:
         """Take mean and deviation of each dimension from these cells."""
+        embedding = embedding[(embedding != 0).any(dim=1)]
+        if len(embedding) < 2:
+            raise InputError(
+                f"bridge: {len(embedding)} training cells have a cell embedding, and two are needed: cells must express two genes at "
+                "least that the pretrained model knows. Give more genes, or leave rna_cells out."
+            )
         spread = embedding.std(dim=0, correction=0)
         self.centre.copy_(embedding.mean(dim=0))
         self.spread.copy_(torch.where(spread > SPREAD * spread.max().clamp_min(1e-30), spread, torch.ones_like(spread)))
 
     @torch.no_grad()
     def start_at_genes(
-        self, table: Float32[Tensor, "known d"], known: Float32[Tensor, " known"] | Tensor, generator: torch.Generator
+        self, table: Float32[Tensor, "known d"], known: Int64[Tensor, " known"], generator: torch.Generator
     ) -> None:
         """Weights of these genes begin as a random projection of their embeddings, at the size that they have; others stay.
 

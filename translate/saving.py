@@ -84,8 +84,16 @@ def load(model: str | Path) -> tuple[str, System, Inputs, dict[str, Any]]:
             inputs[modality] = _KINDS[modality].restored(own, settings[modality])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{folder / 'inputs.json'}: damaged ({type(error).__name__}: {error}).") from error
-    with torch.random.fork_rng(devices=[]):
-        system = kind(from_plain(kind.config_class, options, where=str(folder / "config.json")), inputs)
+    chosen = from_plain(kind.config_class, options, where=str(folder / "config.json"))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            system = kind(chosen, inputs)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder}: config.json and inputs.json make no {name} ({type(error).__name__}: {error}). Copy it again."
+        ) from error
     load_weights(system, folder / "model.safetensors")
     return name, system.eval().requires_grad_(False), inputs, run
 
