@@ -80,7 +80,8 @@ def interrupted_twice(seconds: float) -> None:
 
 def test_a_second_wish_ends_at_once_and_an_echo_of_the_first_does_not():
     """A launcher passes on what the scheduler sent to all processes: each gets the signal twice."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with SIGINT ignored
+    # A job in the background begins with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         interrupted_twice(0.5)
         with pytest.raises(KeyboardInterrupt):
