@@ -121,17 +121,18 @@ def _embed_block(
 
 
 def by_tokens(
-    lengths: Int[np.ndarray, " cells"], max_tokens: int, max_genes: int
+    lengths: Int[np.ndarray, " cells"], max_tokens: int, max_genes: int, *, fewest: int = 2
 ) -> Iterator[Int64[np.ndarray, " some"]]:
-    """Numbers of cells that are embedded together, long ones first: padded, they have at most `max_tokens` genes, or are one cell.
+    """Numbers of cells that are read together, long ones first: padded, they have at most `max_tokens` genes, or are one cell.
 
-    Those with fewer than two genes, which have no embedding, are left out.
+    Those with less than `fewest` genes are left out: a cell with fewer than two has no embedding.
     """
+    lengths = np.minimum(lengths, max_genes)
     order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 1]
+    order = order[lengths[order] >= fewest]
     start = 0
     while start < order.size:
-        fits = max(1, max_tokens // min(int(lengths[order[start]]), max_genes))
+        fits = max(1, max_tokens // max(int(lengths[order[start]]), 1))
         yield order[start : start + fits]
         start += fits
 

@@ -55,11 +55,12 @@ def start_from_pretrained(
     if isinstance(rna, RnaInput) and rna.pretrained is not None:
         used |= {"genes": _prove_known(rna, bridge), "of_genes": len(rna.var)}
         used["ways"] += _start_rna(system, checkpoint, rna, table, bridge, seed)
-    if bridge.peak_start != "fresh" and "atac" not in inputs:
-        raise InputError(
-            f"bridge: peak_start is {bridge.peak_start}, and there is no ATAC among {', '.join(inputs)}. Give ATAC, or leave it out."
-        )
     if bridge.peak_start != "fresh":
+        if "atac" not in inputs:
+            raise InputError(
+                f"bridge: peak_start is {bridge.peak_start}, and there is no ATAC among {', '.join(inputs)}. Give ATAC, or leave it "
+                "out."
+            )
         measured = study.measured.get("rna")
         places = gene_places(checkpoint.vocab.table, None if measured is None else measured.var)
         regions = atac_input(inputs).regions

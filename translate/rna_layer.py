@@ -51,9 +51,8 @@ class RnaLayer(SparseLinear):
         if self.cells is None:
             return out
         embedding = self.embedded(cells)
-        there = (embedding != 0).any(
-            dim=1, keepdim=True
-        )  # a cell with fewer than two known genes has none: it is as the mean cell
+        # A cell with fewer than two known genes has no embedding: it is taken for the mean cell.
+        there = (embedding != 0).any(dim=1, keepdim=True)
         return out + self.of_cell(torch.where(there, (embedding - self.centre) / self.spread, 0.0))
 
     def embedded(self, cells: RnaCells) -> Float32[Tensor, "cells d"]:
@@ -86,8 +85,6 @@ class RnaLayer(SparseLinear):
 
         table: standardised. A Gaussian projection keeps how genes lie to one another (Johnson and Lindenstrauss).
         """
-        if self.weight is None or not len(table):
-            return
         size = self.weight.square().mean().sqrt()
         projected = table @ torch.randn(table.shape[1], self.weight.shape[1], generator=generator)
         self.weight[known] = projected * (size / projected.square().mean().sqrt().clamp_min(1e-30))

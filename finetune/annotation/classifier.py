@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from expresser.checkpoint import Checkpoint
-from expresser.embed import pool_cells
+from expresser.embed import by_tokens, pool_cells
 from expresser.model.cells import Cells
 from expresser.model.last_blocks import block_parameters
 from expresser.model.modeling import ExpresserPreTrainedModel
@@ -226,13 +226,8 @@ def batches(
     counts: sparse.csr_matrix, rows: Int[np.ndarray, " cells"], max_genes: int, max_tokens: int
 ) -> Iterator[Int[np.ndarray, " part"]]:
     """The rows in parts of cells of like length, each within the budget of padded tokens."""
-    lengths = np.minimum(np.diff(counts.indptr)[rows], max_genes)
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        fits = max(1, max_tokens // max(int(lengths[order[start]]), 1))
-        yield rows[order[start : start + fits]]
-        start += fits
+    for part in by_tokens(np.diff(counts.indptr)[rows], max_tokens, max_genes, fewest=0):
+        yield rows[part]
 
 
 def to_cells(
