@@ -19,11 +19,12 @@ from expresser.genes import GeneVocab
 from expresser.hub_client import is_hub_id, snapshot
 from expresser.model.modeling import ExpresserPreTrainedModel
 from expresser.model_card import model_card
+from expresser.notebook import Part, card, lines
 
 FILES = ("config.json", "model.safetensors", "genes.tsv", "run.json", "README.md")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A loaded model, in eval mode, with the genes its tokens stand for and the record of the run that made it."""
 
@@ -31,6 +32,35 @@ class Checkpoint:
     vocab: GeneVocab
     run: dict[str, Any]
     source: str
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader wants to know of it, by name; None: not known."""
+        run = self.run
+        valid, of = run.get("valid") or {}, run.get("provenance") or {}
+        return {
+            "model": type(self.model).__name__,
+            **self.model.facts(),
+            "recipe": run.get("recipe"),
+            "trained": f"{run['step']:,} steps, {run['cells_seen']:,} cells"
+            if {"step", "cells_seen"} <= set(run)
+            else None,
+            "corpus": f"{run['cells']:,} cells, id {run['corpus_id'][:12]}"
+            if {"cells", "corpus_id"} <= set(run)
+            else None,
+            "validation MSE": valid.get("mse"),
+            "validation r": valid.get("pearson"),
+            "seed": run.get("seed"),
+            "made (UTC)": of.get("time_utc"),
+        }
+
+    def __repr__(self) -> str:
+        return lines(f"Checkpoint {self.source}", self.facts())
+
+    def _repr_html_(self) -> str:
+        parts: dict[str, Part] = {"network": repr(self.model)}
+        if self.run:
+            parts = {"run": json.dumps(self.run, indent=1, sort_keys=True, default=str)} | parts
+        return card(f"Checkpoint {self.source}", self.facts(), parts)
 
 
 def save(

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -22,6 +22,8 @@ class Command:
     summary: str
     example: str
     run: Callable[[Sequence[str]], None]
+    named: Mapping[str, Callable[[], Sequence[str]]] = field(default_factory=dict)
+    """Verbs that a name follows which settles the options (`translate fit SYSTEM`), and what the names are."""
 
     @property
     def help(self) -> str:
@@ -37,12 +39,22 @@ def commands() -> dict[str, EntryPoint]:
 def usage(known: dict[str, EntryPoint]) -> str:
     """What ``expresser --help`` prints."""
     width = max(map(len, known))
-    listed = "\n".join(f"  {name:<{width}}  {entry.load().summary}" for name, entry in known.items())
+    listed = "\n".join(f"  {name:<{width}}  {_summary(entry)}" for name, entry in known.items())
     return (
         f"expresser {__version__}: single-cell foundation models, from raw counts to a report\n\n"
         f"usage: expresser COMMAND …     expresser COMMAND --help for options and an example\n\n{listed}\n\n"
-        "Start here:\n  expresser demo"
+        "Start here:\n"
+        "  expresser demo             every stage on simulated cells, and a report\n"
+        "  expresser doctor           what this machine has and lacks\n"
+        "  expresser completion bash  (or zsh, fish) completion of all this on TAB"
     )
+
+
+def _summary(entry: EntryPoint) -> str:
+    try:
+        return str(entry.load().summary)
+    except ImportError as error:  # the others, and doctor, can still be used
+        return f"(cannot be loaded: {error})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("EXPRESSER_DEBUG"):
             raise
         fail(str(error))
+    except ImportError as error:
+        if os.environ.get("EXPRESSER_DEBUG"):
+            raise
+        fail(f"{error}. expresser doctor says what is missing, and how to install it.")
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

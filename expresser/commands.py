@@ -9,6 +9,7 @@ import tyro
 
 from expresser.cli import Command
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 Positional = tyro.conf.Positional
 
@@ -31,25 +32,6 @@ def _single(command: Callable[[], Command], function: Callable[..., None]) -> Ca
         tyro.cli(function, prog=f"expresser {known.name}", description=known.help, args=list(argv))
 
     return run
-
-
-@contextmanager
-def progress_bar(label: str, *, active: bool = True):  # type: ignore[no-untyped-def]
-    """A bar on stderr driven by ``report(done, total, what)``; silent where stderr is no terminal.
-
-    total None: not known, something moves; what: added to the label.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not (active and console.is_terminal), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-
-        def report(done: int, total: int | None, what: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{label}: {what}" if what else label)
-
-        yield report
 
 
 # --- genes ---------------------------------------------------------------------------------------------------------------------
@@ -212,16 +194,17 @@ def impute_command(
 # --- demo ----------------------------------------------------------------------------------------------------------------------
 
 
-def demo_command(*, out: Path = Path("demo"), seed: int = 0) -> None:
-    """Run every stage on simulated cells and end with a report.
+def demo_command(*, out: Path = Path("demo"), seed: int = 0, small: bool = False) -> None:
+    """Run every stage on simulated data and end with a report; interrupted, the same command goes on.
 
     Args:
         out: Folder for all that the demo makes.
         seed: Of the simulation and of training.
+        small: In about a minute, learning nothing: to see whether everything runs here.
     """
-    from expresser.demo import demo
+    from expresser.demo import FULL, SMALL, demo
 
-    demo(out, seed=seed)
+    demo(out, seed=seed, size=SMALL if small else FULL)
 
 
 GENES: Command = Command(

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from expresser.cli import Command
-from expresser.commands import group, progress_bar
+from expresser.commands import group
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 Positional = tyro.conf.Positional
 Inputs = Annotated[tuple[Path, ...], Positional]

@@ -14,6 +14,7 @@ from expresser.errors import InputError
 from expresser.impute import Progress, aligned_chunks, trace
 from expresser.model.cells import Cells, all_folds
 from expresser.model.modeling import ExpresserPreTrainedModel
+from expresser.progress import shown
 
 _FOLDS = 4
 
@@ -28,7 +29,7 @@ def embed(
     copy: bool = False,
     max_tokens: int = 16384,
     device: str | torch.device | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> AnnData | None:
     """Write cell embeddings into ``adata.obsm[key_added]`` (cells x d, float32).
 
@@ -44,6 +45,8 @@ def embed(
         do not express the gene, or that have more than ``max_genes`` genes and do not show this one.
     copy
         Return a changed copy instead of changing ``adata``.
+    progress
+        Called with (cells done, cells); True: a bar, in a terminal or a notebook.
     """
     adata = adata.copy() if copy else adata
     vocab, model = checkpoint.vocab, checkpoint.model
@@ -57,10 +60,11 @@ def embed(
     home = next(model.parameters()).device
     model.to(torch.device(device) if device is not None else home)
     try:
-        for first, counts in aligned_chunks(adata, vocab, layer):
-            _embed_block(checkpoint, counts, first, out, genes, max_tokens)
-            if progress is not None:
-                progress(first + counts.shape[0], adata.n_obs)
+        with shown(progress, "embed") as report:
+            for first, counts in aligned_chunks(adata, vocab, layer):
+                _embed_block(checkpoint, counts, first, out, genes, max_tokens)
+                if report is not None:
+                    report(first + counts.shape[0], adata.n_obs)
     finally:
         model.to(home)
     adata.obsm[key_added] = out

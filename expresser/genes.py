@@ -16,6 +16,7 @@ from jaxtyping import Int64, Num, Shaped
 from expresser.errors import InputError
 from expresser.gene_names import OPEN_READING_FRAME, clean_name, is_ensembl_id, likely_cause, split_names
 from expresser.gene_tables import open_text, read_gtf, read_hgnc
+from expresser.notebook import card
 
 # Text is meant; numbers and blanks are met too, and reported.
 Names: TypeAlias = Sequence[Any] | np.ndarray | pd.Index | pd.Series
@@ -50,6 +51,11 @@ class GeneReport:
         """Names that found a gene."""
         return self.by_id + self.by_symbol + self.by_previous + self.by_alias
 
+    def _repr_html_(self) -> str:
+        return card(
+            type(self).__name__, self.to_dict() | {"unmatched_examples": ", ".join(self.unmatched_examples) or None}
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         return asdict(self) | {"unmatched_examples": list(self.unmatched_examples)}
@@ -71,13 +77,17 @@ class GeneReport:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Resolution:
     """Names and their tokens: -1 where a name found no gene; `how` says by what (see `GeneVocab.resolve`)."""
 
     tokens: Int64[np.ndarray, " names"]
     how: Shaped[np.ndarray, " names"]
     names: Shaped[np.ndarray, " names"]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{n:,} {how}" for how, n in Counter(self.how.tolist()).most_common())
+        return f"{type(self).__name__}({len(self.names):,} names: {found})"
 
     def report(self, counts_per_name: Num[np.ndarray, " names"] | None = None) -> GeneReport:
         """The account of this resolution; `counts_per_name` are the column sums of raw counts, where known."""
@@ -158,9 +168,26 @@ class GeneVocab:
         return hash(self.sha256)
 
     def __repr__(self) -> str:
-        ensembl = sum(map(is_ensembl_id, self.ids))
+        known = f", {n:,} with Ensembl ids" if (n := sum(map(is_ensembl_id, self.ids))) else ""
         first = ", ".join(f"{i} {s}" if i != s else i for i, s in zip(self.ids[:2], self.symbols[:2]))
-        return f"GeneVocab({len(self):,} genes, {ensembl:,} with Ensembl ids: {first}, …; sha256 {self.sha256[:12]})"
+        return f"{type(self).__name__}({len(self):,} {self._things}{known}: {first}, …; sha256 {self.sha256[:12]})"
+
+    @property
+    def _things(self) -> str:
+        """What the tokens are, of this class and of those made from it: genes, regions."""
+        return f"{type(self).__name__.removesuffix('Vocab').lower()}s"
+
+    def _repr_html_(self) -> str:
+        placed = int((self._table["chrom"] != "").sum())
+        facts = {
+            self._things: len(self),
+            "with Ensembl ids": sum(map(is_ensembl_id, self.ids)) or None,
+            "with a place": placed,
+            "sha256": self.sha256[:12],
+        }
+        return card(
+            type(self).__name__, facts, {"first": self._table.head(5).astype(object).where(lambda t: t.notna(), "")}
+        )
 
     def take(self, tokens: Int64[np.ndarray, " kept"]) -> "GeneVocab":
         """The genes with these tokens, in this order."""

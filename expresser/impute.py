@@ -17,6 +17,7 @@ from expresser.genes import GeneVocab
 from expresser.model.cells import Cells, Views
 from expresser.model.keyed import keyed_rank
 from expresser.model.ragged import Ragged
+from expresser.progress import shown
 
 # In pretraining a quarter of the genes shown are masked. More queries at once would show the encoder a cell it has never met.
 _QUERIES_PER_CONTEXT = 1 / 3
@@ -200,7 +201,7 @@ def impute(
     copy: bool = False,
     max_tokens: int = 16384,
     device: str | torch.device | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> AnnData | None:
     """Predict the zeros of chosen genes into ``adata.layers[key_added]``.
 
@@ -218,6 +219,8 @@ def impute(
         Predict measured entries too, each from the cell's other genes: a quarter of those asked for is hidden at a time.
     copy
         Return a changed copy instead of changing ``adata``.
+    progress
+        Called with (cells done, cells); True: a bar, in a terminal or a notebook.
 
     Raises
     ------
@@ -232,22 +235,23 @@ def impute(
     filled = np.full(adata.shape, np.nan, dtype=np.float32)
     columns = np.flatnonzero(asked)
     tokens = column_token[columns]
-    for first, counts in aligned_chunks(adata, vocab, layer):
-        total = np.asarray(counts.sum(1)).ravel()
-        measured = counts[:, tokens].toarray()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.log1p(checkpoint.model.config.target_sum * measured / total[:, None]).astype(np.float32)
-        turns = _turns(measured > 0, tokens, len(vocab))
-        for turn in range(_FOLDS + 1 if overwrite_measured else 1):
-            wanted = turns == turn
-            cell, position = np.nonzero(wanted)
-            pattern = sparse.csr_matrix((np.ones(cell.size, np.int8), (cell, tokens[position])), shape=counts.shape)
-            found = pattern.astype(np.float32)
-            found.data = predict_entries(checkpoint, counts, pattern, max_tokens=max_tokens, device=device)
-            values[wanted] = sparse.csr_matrix(found[:, tokens]).toarray()[wanted]
-        filled[first : first + counts.shape[0], columns] = values
-        if progress is not None:
-            progress(first + counts.shape[0], adata.n_obs)
+    with shown(progress, "impute") as report:
+        for first, counts in aligned_chunks(adata, vocab, layer):
+            total = np.asarray(counts.sum(1)).ravel()
+            measured = counts[:, tokens].toarray()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.log1p(checkpoint.model.config.target_sum * measured / total[:, None]).astype(np.float32)
+            turns = _turns(measured > 0, tokens, len(vocab))
+            for turn in range(_FOLDS + 1 if overwrite_measured else 1):
+                wanted = turns == turn
+                cell, position = np.nonzero(wanted)
+                pattern = sparse.csr_matrix((np.ones(cell.size, np.int8), (cell, tokens[position])), shape=counts.shape)
+                found = pattern.astype(np.float32)
+                found.data = predict_entries(checkpoint, counts, pattern, max_tokens=max_tokens, device=device)
+                values[wanted] = sparse.csr_matrix(found[:, tokens]).toarray()[wanted]
+            filled[first : first + counts.shape[0], columns] = values
+            if report is not None:
+                report(first + counts.shape[0], adata.n_obs)
     adata.layers[key_added] = filled
     adata.uns["expresser"] = {**adata.uns.get("expresser", {}), "impute": trace(checkpoint, n_genes=int(columns.size))}
     return adata if copy else None

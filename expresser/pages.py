@@ -1,19 +1,21 @@
 """Report sections from the files that a run leaves: a run's own page and pages over several runs draw from the same place."""
 
-import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from expresser.errors import InputError
 from expresser.plots import curve_axes, svg
 from expresser.plots_curves import trace_axes
 from expresser.report import Figure, Section, Table, frame_from_metrics, write_report
+from expresser.run_files import read_log, read_mapping
 
-_SCORES = {"mse": "MSE", "mae": "MAE", "pearson": "Pearson r", "n": "entries"}
+SCORES = {"mse": "MSE", "mae": "MAE", "pearson": "Pearson r", "n": "entries"}
 _SPEEDS = {
     "cells_per_s": "cells/s",
     "tokens_per_s": "tokens/s",
@@ -25,10 +27,69 @@ _SPEEDS = {
 _UNITS = {"flops_per_s": 1e-12, "mfu": 100.0, "wait_share": 100.0}
 
 
-def pretraining_page(run: Path) -> Path:
-    """Write ``report.html`` into the folder of a pretraining run from its ``run.json``, ``metrics.json`` and ``log.jsonl``."""
-    record, metrics, log = _record(run), _metrics(run), _log(run)
-    best, speed = _best(log), _speeds(log)
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """What a pretraining run left: its record, its log, and its metrics, which come from the log while it is not finished."""
+
+    record: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    log: list[dict[str, Any]]
+    finished: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> "Pretraining":
+        """Of a run's folder. InputError where it is none, or has not logged a line yet."""
+        record, log = read_mapping(folder / "run.json"), read_log(folder / "log.jsonl")
+        if record is None or not log:
+            lacking = "no run.json" if record is None else "no line in log.jsonl yet"
+            raise InputError(f"{folder}: a pretraining run leaves run.json and log.jsonl, but there is {lacking}.")
+        metrics = read_mapping(folder / "metrics.json")
+        return cls(record, _so_far(log) if metrics is None else metrics, log, metrics is not None)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The line of the lowest validation MSE."""
+        known = [line for line in self.log if "valid" in line and math.isfinite(line["valid"]["mse"])]
+        return min(known, key=lambda line: line["valid"]["mse"], default=None)
+
+    @property
+    def validation(self) -> pd.DataFrame:
+        """Scores of the held-out cells by step and minutes."""
+        rows = [{"step": e["step"], "minutes": e["seconds"] / 60, **e["valid"]} for e in self.log if "valid" in e]
+        return pd.DataFrame(rows).rename(columns=SCORES)
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """Loss, gradient norm and learning rate by step and minutes."""
+        names = {"loss": "training loss", "grad_norm": "gradient norm", "lr": "learning rate"}
+        return _frame([line for line in self.log if "loss" in line], names)
+
+    @property
+    def speeds(self) -> pd.DataFrame:
+        """Rates that the run logged, in the units of the page, without those it does not know (older logs, no ceiling)."""
+        frame = _frame([line for line in self.log if "cells_per_s" in line], _SPEEDS).dropna(axis=1, how="all")
+        for key, unit in _UNITS.items():
+            if _SPEEDS[key] in frame:
+                frame[_SPEEDS[key]] *= unit
+        return frame
+
+
+def _so_far(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """What metrics.json would say if the run had ended with this log."""
+    newest, validated = log[-1], [line for line in log if "valid" in line]
+    if not validated or "additive" not in log[0]:
+        raise InputError("a pretraining log begins with the scores before the first step, but this one does not.")
+    facts = {key: newest[key] for key in ("step", "cells_seen", "seconds")}
+    return facts | {"valid": validated[-1]["valid"], "start": log[0]["valid"], "additive": log[0]["additive"]}
+
+
+def pretraining_page(run: Path, path: Path | None = None) -> Path:
+    """Write the page of a pretraining run from its ``run.json``, ``metrics.json`` and ``log.jsonl``.
+
+    path: where; None for ``report.html`` in its folder. Without metrics.json the page is of the run so far, and says so.
+    """
+    found = Pretraining.read(run)
+    record, metrics, best, speed = found.record, found.metrics, found.best, found.speeds
     medians = speed.drop(columns=["step", "minutes"], errors="ignore").median()
     summary = [
         ("validation MAE", metrics["valid"]["mae"]),
@@ -42,12 +103,13 @@ def pretraining_page(run: Path) -> Path:
     origin = record["provenance"] | {"corpus_id": record["corpus_id"], "config": record["config"]}
     warm = record.get("warm_start")
     return write_report(
-        run / "report.html",
-        title=f"Pretraining: {record['recipe']}",
+        run / "report.html" if path is None else path,
+        title=f"Pretraining: {record['recipe']}"
+        + ("" if found.finished else f", not finished at step {metrics['step']:,}"),
         summary=summary,
         sections=[
-            _held_out_section(metrics, log),
-            _training_section(log, record["config"]),
+            _held_out_section(found),
+            _training_section(found),
             *([] if speed.empty else [_speed_section(speed)]),
             *([] if warm is None else [_warm_section(warm)]),
         ],
@@ -57,29 +119,25 @@ def pretraining_page(run: Path) -> Path:
 
 def pretraining_sections(run: Path) -> list[Section]:
     """A pretraining run in one section, for a page about more: validation against the gene + cell additive baseline, and the loss."""
-    held_out, training = (
-        _held_out_section(_metrics(run), _log(run)),
-        _training_section(_log(run), _record(run)["config"]),
-    )
+    found = Pretraining.read(run)
+    held_out, training = _held_out_section(found), _training_section(found)
     _, mae, pearson, scores = held_out.items
     return [Section("Pretraining", held_out.text, (mae, pearson, training.items[0], scores))]
 
 
-def _held_out_section(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> Section:
-    valid = pd.DataFrame(
-        [{"step": e["step"], "minutes": e["seconds"] / 60, **e["valid"]} for e in log if "valid" in e]
-    ).rename(columns=_SCORES)
-    baseline, best = metrics["additive"], _best(log)
+def _held_out_section(run: Pretraining) -> Section:
+    metrics, valid = run.metrics, run.validation
+    baseline, best = metrics["additive"], run.best
     rows = {"model": metrics["valid"]}
     if best is not None and best["step"] != metrics["step"]:
         rows[f"lowest MSE, at step {best['step']:,}"] = best["valid"]
     rows |= {"at the start": metrics["start"], "gene + cell additive": baseline}
-    table = frame_from_metrics(rows)[list(_SCORES)].rename(columns=_SCORES)
+    table = frame_from_metrics(rows)[list(SCORES)].rename(columns=SCORES)
     text = (
         "Masked genes of held-out cells, predicted from their other genes; log-normalised values. The additive baseline knows "
         "each gene's level in the training cells and each cell's mean residual over its observed genes."
     )
-    curves = [_validation(valid, name, baseline[key]) for key, name in _SCORES.items() if key != "n"]
+    curves = [_validation(valid, name, baseline[key]) for key, name in SCORES.items() if key != "n"]
     return Section(
         "Held-out cells",
         text,
@@ -87,10 +145,8 @@ def _held_out_section(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> 
     )
 
 
-def _training_section(log: list[dict[str, Any]], config: Mapping[str, Any]) -> Section:
-    names = {"loss": "training loss", "grad_norm": "gradient norm", "lr": "learning rate"}
-    frame = _frame([entry for entry in log if "loss" in entry], names)
-    clip = config["optim"]["grad_clip"]
+def _training_section(run: Pretraining) -> Section:
+    frame, clip = run.training, run.record["config"]["optim"]["grad_clip"]
     text = (
         "The loss is the mean squared error over all masked genes of a step's cells. Each step has other cells and other masks, "
         "which is what makes it jump. The gradient's norm is before clipping"
@@ -182,24 +238,6 @@ def imputation_section(metrics: Mapping[str, Any]) -> Section:
     return Section("Imputation of unseen cells", text, (Table("Methods", frame, best=best),))
 
 
-def _record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text())
-
-
-def _metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text())
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def _best(log: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The line of the lowest validation MSE."""
-    known = [entry for entry in log if "valid" in entry and math.isfinite(entry["valid"]["mse"])]
-    return min(known, key=lambda entry: entry["valid"]["mse"], default=None)
-
-
 def _frame(entries: list[dict[str, Any]], names: Mapping[str, str]) -> pd.DataFrame:
     """Fields of log lines under their names, beside step and minutes; what a line lacks is missing."""
     rows = [
@@ -207,15 +245,6 @@ def _frame(entries: list[dict[str, Any]], names: Mapping[str, str]) -> pd.DataFr
         for e in entries
     ]
     return pd.DataFrame(rows, columns=["step", "minutes", *names.values()], dtype=float)
-
-
-def _speeds(log: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rates that the run logged, in the units of the page; those it does not know (older logs, no measured ceiling) are left out."""
-    frame = _frame([entry for entry in log if "cells_per_s" in entry], _SPEEDS).dropna(axis=1, how="all")
-    for key, unit in _UNITS.items():
-        if _SPEEDS[key] in frame:
-            frame[_SPEEDS[key]] *= unit
-    return frame
 
 
 def _validation(frame: pd.DataFrame, name: str, baseline: float | None) -> Figure:

@@ -1,8 +1,8 @@
 """Figures for reports: each function draws on the Axes it is given, and `svg` turns a drawing into text for one page.
 
 No display and no pyplot state: `svg(lambda ax: curve_axes(ax, log, "step", "loss"))`. Ink (text, axes, grid) is written
-as `currentColor`, so that one figure reads on a white page, on a dark one and on paper; data colours are Okabe and
-Ito's, told apart by every common form of colour vision, and lines and categories also differ in dash or marker.
+as `currentColor`, so that one figure reads on a white page, on a dark one and on paper. Data colours are told apart by
+every common form of colour vision and stand out from either page; lines and categories also differ in dash or marker.
 """
 
 import io
@@ -16,9 +16,9 @@ from xml.dom import minidom
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, to_hex, to_rgb
+from matplotlib.colors import ListedColormap, LogNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -27,13 +27,18 @@ from expresser.readable import Number, format_column
 
 Size = tuple[Number, Number]
 
-# Okabe and Ito, "Color Universal Design" (2008). Without their black (it is the ink); yellow last (faint on white).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-GREY = "#9A9A9A"  # what is missing, or only there to compare with
+# Four of Okabe and Ito's colours ("Color Universal Design", 2008). Their yellow, orange and sky blue fade on white: the other two
+# and the grey were searched for among colours of contrast 3 on white and on the dark card, as far as can be from the rest for
+# normal, protan, deutan and tritan eyes (CIEDE2000 11.7 at least, 9.9 from the grey; with theirs it was 10.9 and 6.2).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8877FF", "#886644")
+GREY = "#767676"  # what is missing, or only there to compare with
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.6, 1.2, 1.6)))
-MARKERS = ("o", "^", "s", "D", "P")
-TINTS = (0.0, 0.45, -0.4)  # a colour used a second time is also lighter, a third time darker
-SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+MARKERS = ("o", "^", "s", "D", "P", "X")
+# A colour used a second time is also lighter, a third time darker: then it may be faint on a white, or on a dark, page.
+TINTS = (0.0, 0.45, -0.4)
+# Viridis without its ends, which sink into a dark page and into a white one.
+SEQUENTIAL = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.15, 0.88, 256)), name="viridis_inner")
+DIVERGING = "PuOr"
 _LEGEND_ROWS = 4.7  # lines of 9 pt text, an inch
 SIZE = (4.6, 3.3)  # inches: 10 pt text is still 10 px high when a phone shows the figure 340 px wide
 
@@ -80,10 +85,10 @@ def figure(draw: Callable[[Axes], object], size: Size = SIZE) -> Figure:
     return fig
 
 
-def to_svg(fig: Figure, *, dpi: int = 160) -> str:
+def to_svg(fig: Figure, *, dpi: int = 192) -> str:
     """The figure as an `<svg>` element: no XML header, date or metadata, and equal text for equal figures.
 
-    dpi: resolution, in dots per inch, of what is stored as an image (clouds of many points).
+    dpi: resolution, in dots per inch, of what is stored as an image (clouds of many points); 192 is that of a page's PNGs.
     """
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
@@ -108,7 +113,7 @@ def to_svg(fig: Figure, *, dpi: int = 160) -> str:
     return root.toxml()
 
 
-def svg(draw: Callable[[Axes], object], size: Size = SIZE, *, dpi: int = 160) -> str:
+def svg(draw: Callable[[Axes], object], size: Size = SIZE, *, dpi: int = 192) -> str:
     """`to_svg(figure(draw, size))`: what a report's Figure holds."""
     return to_svg(figure(draw, size), dpi=dpi)
 
@@ -257,7 +262,7 @@ def scatter_axes(
 
     categorical: None lets the type of `by` decide: numbers are continuous, all else is categories (say True for cluster
     numbers). Cells are drawn in random order (from `seed`), since the last category drawn would hide the others;
-    missing values are grey and behind. Beyond 35 categories, all that colour and marker tell apart, the rarest share
+    missing values are grey and behind. Beyond 36 categories, all that colour and marker tell apart, the rarest share
     one grey.
     """
     values = pd.Series(by).reset_index(drop=True)
@@ -300,6 +305,23 @@ def hist_axes(
     ylabel: str | None = None,
 ) -> Axes:
     """Histograms of several groups over the same bins, laid over one another; density: each integrates to one."""
+    edges, heights = binned(groups, bins=bins, logx=logx, density=density)
+    for i, height in enumerate(heights.values()):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        ax.stairs(height, edges, fill=True, color=style["color"], alpha=0.22)
+        ax.stairs(height, edges, linewidth=1.6, **style)
+    _scales(ax, logx, logy)
+    ax.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
+    ax.set(xlabel=xlabel, ylabel=("density" if density else "count") if ylabel is None else ylabel)
+    if len(heights) > 1:
+        _legend(ax, ax.patches[1::2], list(heights), above=True)
+    return ax
+
+
+def binned(
+    groups: Mapping[str, Num[np.ndarray, " values"]], *, bins: int, logx: bool, density: bool
+) -> tuple[Float[np.ndarray, " edges"], dict[str, Num[np.ndarray, " bins"]]]:
+    """The edges that all groups of a histogram share, and each group's height in each bin; values that are not finite are left out."""
     finite = {name: np.asarray(v, float)[np.isfinite(np.asarray(v, float))] for name, v in groups.items()}
     pooled = np.concatenate([*finite.values(), np.empty(0)])
     if logx and (pooled <= 0).any():
@@ -311,17 +333,7 @@ def hist_axes(
         edges = np.geomspace(pooled.min(), pooled.max() * (1 if np.ptp(pooled) else 1.01), bins + 1)
     else:
         edges = np.histogram_bin_edges(pooled, bins=bins)
-    for i, values in enumerate(finite.values()):
-        height = np.histogram(values, edges, density=density and values.size > 0)[0]
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-        ax.stairs(height, edges, fill=True, color=style["color"], alpha=0.22)
-        ax.stairs(height, edges, linewidth=1.6, **style)
-    _scales(ax, logx, logy)
-    ax.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
-    ax.set(xlabel=xlabel, ylabel=("density" if density else "count") if ylabel is None else ylabel)
-    if len(finite) > 1:
-        _legend(ax, ax.patches[1::2], list(finite), above=True)
-    return ax
+    return edges, {n: np.histogram(v, edges, density=density and v.size > 0)[0] for n, v in finite.items()}
 
 
 def heatmap_axes(
@@ -347,10 +359,10 @@ def heatmap_axes(
     rows, columns = grid.shape
     if annotate or (annotate is None and max(rows, columns) <= 12):
         colours = np.asarray(mesh.cmap(mesh.norm(grid)))
-        top = float(np.abs(grid).max()) if grid.count() else 0.0
-        places = int(np.clip(1 - np.floor(np.log10(top or 1)), 0, 4))  # two digits of the largest, for all
+        top = float(np.ptp(grid.compressed()) or np.abs(grid).max()) if grid.count() else 0.0
+        places = int(np.clip(1 - np.floor(np.log10(top or 1)), 0, 4))  # two digits of how far they differ
         for i, j in np.argwhere(~np.ma.getmaskarray(grid)):
-            light = float(colours[i, j, :3] @ np.array([0.299, 0.587, 0.114])) > 0.5
+            light = _luminance(colours[i, j, :3]) > 0.179  # where black and white stand out alike
             number = f"{grid[i, j]:,.{places}f}".replace("-", "−")
             ax.text(j + 0.5, i + 0.5, number, ha="center", va="center", color="#000" if light else "#fff", fontsize=8)
     # More names than fit would be a grey smear: then only the axes' own names are left.
@@ -406,6 +418,12 @@ def _scatter_categories(
         _legend(ax, handles, [name for _, _, name in shown], title=label)
 
 
+def _luminance(rgb: np.ndarray) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2): 0 black, 1 white."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+
 def _tinted(colour: str, tint: float) -> str:
     """The colour mixed with white (tint > 0) or black (tint < 0) in that proportion."""
     rgb = np.array(to_rgb(colour))
@@ -420,14 +438,18 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def _legend(ax: Axes, handles: Iterable[Any], labels: Sequence[str], *, above: bool = False, title: str = "") -> None:
     """Outside the axes, where it hides no data: to the right in columns as high as the figure, or above in rows."""
     rows = max(16, int(_LEGEND_ROWS * ax.figure.bbox.height / ax.figure.dpi))
+    letters = 24  # of a line of a name
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "ncols": -(-len(labels) // rows)}
     if above:
-        per_row = max(1, min(len(labels), 60 // (6 + max(map(len, labels)))))
+        # In points: a name's line and gaps, and its letters; beside the axes stand about 50 of tick labels.
+        room = 72 * ax.figure.bbox.width / ax.figure.dpi - 50
+        letters = int(np.clip((room - 34) / 5.5, 12, 44))
+        per_row = int(np.clip(room // (34 + 5.5 * min(letters, max(map(len, labels)))), 1, len(labels)))
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": per_row, "borderaxespad": 0.2}
     # matplotlib drops legend labels that begin with "_": enter stand-ins, then write the names.
     legend = ax.legend(list(handles), ["x"] * len(labels), handletextpad=0.5, columnspacing=1.2, **place)
     for text, label in zip(legend.get_texts(), labels, strict=True):
-        text.set_text("\n".join(textwrap.wrap(label, 44 if above else 24)) or label)
+        text.set_text("\n".join(textwrap.wrap(label, letters)) or label)
     if title:
         legend.set_title(title)
         legend.set_alignment("left")

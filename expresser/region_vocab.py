@@ -37,7 +37,7 @@ class PeakReport(GeneReport):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PeakResolution(Resolution):
     """Peaks and the numbers of their regions, -1 where they overlap none."""
 

@@ -1,7 +1,8 @@
 """One self-contained HTML page of figures and tables, with what is needed to repeat them.
 
 The page asks nothing of the network (its own security policy forbids it), is read on a phone, on paper and in the dark,
-and carries each figure's and table's numbers as CSV. All text is escaped; figures are checked to hold drawings only.
+shows the sections of a long page as tabs, and gives each figure as SVG and PNG and its numbers, as each table's, as CSV.
+All text is escaped; figures are checked to hold drawings only.
 """
 
 import base64
@@ -47,6 +48,7 @@ __all__ = [
 Best = Literal["min", "max"]
 
 _EMBED_LIMIT = 1_400_000  # bytes; Chromium refuses to save from an address above 2 MB, and base64 adds a third
+_TABS = 3  # sections from which on each is a tab; fewer are read faster in one go
 _BRIEF = 20  # letters: a column of words no longer than this keeps each on one line
 # Elements that only draw. Not among them: script, foreignObject, links, and animations (which could make a link).
 _DRAWING = re.compile(
@@ -70,12 +72,14 @@ class Table:
     """A frame, all rows shown; its index comes first, unless it only numbers the rows.
 
     best: columns where the least or the greatest value is marked, e.g. {"mae": "min", "pearson": "max"}.
+    unranked: rows, by the first level of the index, that are never the best: what is known to be the truth is no competitor.
     """
 
     title: str
     frame: pd.DataFrame
     caption: str = ""
     best: Mapping[str, Best] = field(default_factory=dict)
+    unranked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,14 @@ def write_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["csp_hash"] = lambda s: base64.b64encode(hashlib.sha256(str(s).encode()).digest()).decode()
-    source = resources.files("expresser").joinpath("report.html.j2").read_text(encoding="utf-8")
+    source, style, script = (
+        resources.files("expresser").joinpath(f"report.{kind}").read_text(encoding="utf-8")
+        for kind in ("html.j2", "css", "js")
+    )
     page = environment.from_string(source).render(
+        style=Markup(style),  # safe, like the script: files of this package
+        script=Markup(script),
+        tabs=len(views) >= _TABS,
         title=title,
         summary=[(label, _shown(value)) for label, value in summary],
         sections=views,
@@ -147,7 +157,9 @@ def _shown(value: Any) -> str:
     return format_number(value) if _is_number(value) else str(value)
 
 
-def _column_view(name: str, values: list[Any], best: Best | None) -> dict[str, Any]:
+def _column_view(
+    name: str, values: list[Any], best: Best | None, ranked: Sequence[bool] | None = None
+) -> dict[str, Any]:
     """A column's cells as (text, sort key, whether best); cells that show the same number as the best are best too."""
     values = [None if is_missing(v) else v for v in values]
     there = [v for v in values if v is not None]
@@ -155,7 +167,8 @@ def _column_view(name: str, values: list[Any], best: Best | None) -> dict[str, A
     shown = format_column(values) if numeric else [_shown(v) for v in values]
     keys = ["" if v is None else _sort_key(v) if numeric else text for v, text in zip(values, shown, strict=True)]
     top: set[str] = set()
-    finite = [i for i, v in enumerate(values) if numeric and v is not None and math.isfinite(v)]
+    ranked = [True] * len(values) if ranked is None else ranked
+    finite = [i for i, v in enumerate(values) if numeric and v is not None and math.isfinite(v) and ranked[i]]
     if best and finite:
         choose = min if best == "min" else max
         top = {shown[choose(finite, key=lambda i: float(values[i]))]}
@@ -164,7 +177,7 @@ def _column_view(name: str, values: list[Any], best: Best | None) -> dict[str, A
         "numeric": numeric,
         "look": "number" if numeric else "brief" if all(len(text) <= _BRIEF for text in shown) else "",
         "best": best,
-        "cells": [(text, key, text in top) for text, key in zip(shown, keys, strict=True)],
+        "cells": [(text, key, text in top and counts) for text, key, counts in zip(shown, keys, ranked, strict=True)],
     }
 
 
@@ -192,7 +205,10 @@ def _table_view(table: Table, number: int) -> dict[str, Any]:
             _column_view("" if name is None else str(name), index.get_level_values(i).tolist(), None)
             for i, name in enumerate(index.names)
         ]
-    columns = [_column_view(name, frame.iloc[:, i].tolist(), table.best.get(name)) for i, name in enumerate(names)]
+    ranked = [str(row) not in table.unranked for row in index.get_level_values(0)]
+    columns = [
+        _column_view(name, frame.iloc[:, i].tolist(), table.best.get(name), ranked) for i, name in enumerate(names)
+    ]
     anchor = f"table-{number}"
     return {
         "kind": "table",
@@ -204,7 +220,9 @@ def _table_view(table: Table, number: int) -> dict[str, Any]:
         "heads": len(heads),
         "rows": list(zip(*(c["cells"] for c in heads + columns), strict=True)),
         "tall": len(frame) > 20,
-        "wide": len(names) > 5,
+        "wide": len(heads) + len(names) > 5,
+        "broad": len(heads) + len(names) > 10,
+        "file": f"{anchor}-{_slug(table.title)}",
         "links": _csv_links(frame, f"{anchor}-{_slug(table.title)}"),
     }
 
@@ -214,8 +232,6 @@ def _figure_view(figure: Figure, number: int) -> dict[str, Any]:
     root = _checked_drawing(figure, anchor)
     width = re.match(r"[\d.]+", root.getAttribute("width"))
     name = f"{anchor}-{_slug(figure.title)}"
-    links = [] if figure.data is None else _csv_links(figure.data, name)
-    links.append({"text": "SVG", "file": f"{name}.svg", "href": _data_uri("image/svg+xml", figure.svg.encode())})
     return {
         "kind": "figure",
         "anchor": anchor,
@@ -224,7 +240,8 @@ def _figure_view(figure: Figure, number: int) -> dict[str, Any]:
         "caption": figure.caption,
         "svg": Markup(root.toxml()),  # safe: _checked_drawing lets nothing pass that could run or fetch
         "wide": width is not None and float(width[0]) > 450,
-        "links": links,
+        "file": name,  # the page's script saves the drawing under this name
+        "links": [] if figure.data is None else _csv_links(figure.data, name),
     }
 
 

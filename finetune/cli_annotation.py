@@ -42,7 +42,7 @@ def annotation(
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         max_tokens: Tokens at once: the knob for memory.
     """
-    from expresser.commands import progress_bar
+    from expresser.progress import progress_bar
     from finetune.annotation.task import run_annotation
 
     with progress_bar("annotation") as report:
@@ -94,9 +94,9 @@ def annotate(
     import anndata as ad
 
     from expresser.atomic import replaced
-    from expresser.commands import progress_bar
     from expresser.corpus.source import open_source
     from expresser.errors import InputError
+    from expresser.progress import progress_bar
     from finetune.annotation.apply import FittedClassifier
     from finetune.annotation.apply import annotate as run
 

@@ -200,7 +200,7 @@ def _run(
     out: Path,
     more: dict[str, Any],
 ) -> None:
-    from expresser.commands import progress_bar
+    from expresser.progress import progress_bar
     from finetune.tasks.words import account_text, lost_text, text_table
 
     specs = specs_of(given)

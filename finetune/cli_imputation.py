@@ -46,8 +46,8 @@ def imputation(
             it: coexpression, and clusters where there is a label.
         max_tokens: Tokens at once: the knob for memory.
     """
-    from expresser.commands import progress_bar
     from expresser.genes import GeneVocab
+    from expresser.progress import progress_bar
     from finetune.imputation.task import run_imputation
 
     with progress_bar("imputation") as report:

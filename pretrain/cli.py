@@ -1,44 +1,16 @@
-"""``expresser pretrain RECIPE``."""
+"""``expresser pretrain RECIPE``. Heavy imports wait until it runs."""
 
-import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
-
-import tyro
+from collections.abc import Sequence
 
 from expresser.cli import Command
-from pretrain.config import Recipe
-from pretrain.recipes import RECIPES
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    corpus: Path
-    """Folder of `expresser corpus build`."""
-    out: Path | None = None
-    """Folder of the run: checkpoints, model, log, report. Not needed with --plan."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    verify: bool = True
-    """Compare every file of the corpus with its checksum before the first step: reads all of it once."""
-    plan: bool = False
-    """Say what the run would cost (tokens, FLOPs, memory, hours) and stop."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 
 def _run(argv: Sequence[str]) -> None:
-    defaults = {
-        name: (_help(function), _Arguments(corpus=tyro.MISSING, recipe=function()))
-        for name, function in RECIPES.items()
-    }
-    given: _Arguments = tyro.extras.overridable_config_cli(
-        defaults, prog="expresser pretrain", description=COMMAND.help, args=list(argv)
-    )
-    _check(given)
+    from pretrain.arguments import parse
+
+    given = parse(argv, COMMAND.help)
     if given.plan:
         from pretrain.plan import describe
 
@@ -69,19 +41,6 @@ def _run(argv: Sequence[str]) -> None:
         f"r {valid['pearson']:.4f} ({additive['pearson']:.4f})\n"
         f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}"
     )
-
-
-def _help(recipe: Callable[[], Recipe]) -> str:
-    """First and last line of a recipe's docstring: what it is and how it is called."""
-    lines = inspect.cleandoc(recipe.__doc__ or "").splitlines()
-    return f"{lines[0]}\n\nExample: {lines[-1]}"
-
-
-def _check(given: _Arguments) -> None:
-    from expresser.errors import InputError
-
-    if not given.plan and given.out is None:
-        raise InputError("--out is missing: the folder for checkpoints, model, log and report (or ask for --plan).")
 
 
 COMMAND = Command(

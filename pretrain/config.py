@@ -14,20 +14,33 @@ class ModelConfig:
     architecture: Literal["expresser", "without_decoder"] = "expresser"
     """The Expression Transformer, or the paper's ablation with standard encoder layers in the decoder's place."""
     d_model: int = 200
+    """Width of the vectors of genes and cells."""
     n_layers: int = 12
+    """Layers of the encoder."""
     n_heads: int = 4
+    """Heads of attention, which share d_model evenly."""
     d_ff: int = 0
     """Feed-forward width; 0 means 4 * d_model."""
     n_bins: int = 50
+    """Expression tokens: equal intervals up to the largest value of a cell."""
     norm_first: bool = True
+    """Norms before the sub-layers and one at the end; False: after them, as in the paper."""
     dropout: float = 0.0
+    """On attention weights and after each sub-layer."""
     decoder_layers: int = 1
+    """Layers of cross-attention; without_decoder: of the standard encoder layers in their place."""
     decoder_residual: bool = False
+    """Each decoder layer adds to its queries and has a feed-forward block; False: the paper's, attention alone."""
     value_input: ValueInput = "bin"
+    """What attention averages: the bin's embedding (paper), or that plus what the value has above its gene and cell."""
     head: Head = "truncated"
+    """How a value is predicted: paper is equation 4.4; truncated, the mean of a count known not to be zero."""
     cell_scale: CellScale = "observed"
+    """What a cell's largest value is taken over: all its genes (paper), or those that are shown."""
     max_genes: int = 1100
+    """Genes of a cell shown at once; a cell with more gets a random subset."""
     target_sum: float = 1e4
+    """Library size that counts are scaled to before log1p."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,12 @@ class OptimConfig:
     """AdamW, linear warm-up, then cosine or constant."""
 
     lr: float = 1e-3
+    """Highest learning rate."""
     token_lr_scale: float | None = None
     """The learning rate of the gene token table as a share of lr; 0 freezes it. None: the same as everything else (1.0, the paper).
     A table that starts from gene factors is worse at gene tasks the further Adam's steps take it from there."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the linear rise."""
     warmup_share: float = 0.02
     """Share of the run spent on the linear rise of the learning rate."""
     final_lr_share: float = 0.05
@@ -56,7 +71,9 @@ class OptimConfig:
     weight_decay: float = 0.01
     """On matrices of layers only: embeddings, norms and biases are not decayed."""
     beta1: float = 0.9
+    """Decay of AdamW's mean of gradients."""
     beta2: float = 0.98
+    """Decay of its mean of squares."""
     grad_clip: float = 1.0
     """Largest gradient norm; 0 does not clip."""
 
@@ -101,6 +118,7 @@ class Recipe:
     """One pretraining run. A recipe is a function that returns one; a variant replaces fields of another."""
 
     name: str = "custom"
+    """What run.json and the page call the run."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -129,6 +147,7 @@ class Recipe:
     timeout_minutes: float = 30.0
     """How long a process waits for another that has gone before it gives up."""
     seed: int = 0
+    """Of first weights, masks, and the order and subsets of cells."""
     log_every: int = 10
     """Steps between lines of log.jsonl."""
     eval_every: int = 200

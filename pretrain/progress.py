@@ -1,4 +1,4 @@
-"""A progress bar with loss, cells/s, targets/s and time left; plain lines where there is no terminal."""
+"""A progress bar with loss, cells/s, targets/s and time left; plain lines where there is neither terminal nor notebook."""
 
 from types import TracebackType
 from typing import Any
@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from expresser.progress import NotebookBar, in_notebook
+
 
 class Progress:
     """Shows a run's steps."""
@@ -14,6 +16,7 @@ class Progress:
     def __init__(self, total: int, done: int, *, quiet: bool = False) -> None:
         self.total, self.quiet = total, quiet
         self.console = Console(stderr=True)
+        self.notebook = NotebookBar("pretrain") if not quiet and in_notebook() else None
         self.bar = Bar(
             TextColumn("pretrain"),
             BarColumn(),
@@ -23,7 +26,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=quiet or not self.console.is_terminal,
+            disable=quiet or self.notebook is not None or not self.console.is_terminal,
         )
         self.task = self.bar.add_task("pretrain", total=total, completed=done, note="")
 
@@ -35,10 +38,15 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        if self.notebook is not None:
+            self.notebook.close("done" if kind is None else "stopped")
 
     def advance(self, step: int, entry: dict[str, Any]) -> None:
         """One step done; ``entry`` is its log line, empty where none was written."""
         note = _note(entry)
+        if self.notebook is not None:
+            self.notebook.report(step, self.total, note or self.notebook.what)
+            return
         self.bar.update(self.task, completed=step)
         if note:
             self.bar.update(self.task, note=note)

@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 import expresser.model.configuration  # noqa: F401
 
 # tyro.MISSING stands where a path will be: its dataclass of arguments is not what its annotations say until it has been filled.
-import pretrain.cli  # noqa: F401
+import pretrain.arguments  # noqa: F401
 import translate.cli_fit
 import translate.cli_tune  # noqa: F401
 

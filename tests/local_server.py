@@ -77,7 +77,9 @@ def running(handler: type[Handler], state: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}"
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield state
+    finally:  # also where a test fails: the thread would keep the interpreter from ending
+        server.shutdown()
+        server.server_close()
+        thread.join()

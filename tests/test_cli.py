@@ -18,10 +18,26 @@ from expresser.cli import commands, main
 from expresser.corpus.build import build_corpus
 from expresser.genes import GeneVocab
 
-NAMES = ["corpus", "demo", "embed", "finetune", "genes", "impute", "pretrain", "push", "simulate", "translate"]
+NAMES = [
+    "completion",
+    "corpus",
+    "data",
+    "demo",
+    "doctor",
+    "embed",
+    "finetune",
+    "genes",
+    "impute",
+    "pretrain",
+    "push",
+    "report",
+    "simulate",
+    "translate",
+]
 # Sub-commands by command; none where a command has a single form.
 VERBS = {
     "corpus": ["build", "append", "info", "verify", "split", "subset", "push", "pull"],
+    "data": ["list", "info", "get", "check"],
     "genes": ["build", "export"],
     "simulate": ["cite", "multiome", "rna"],
     "finetune": [

@@ -39,6 +39,7 @@ class BabelConfig:
     bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
     """What is taken from a pretrained Expresser."""
     latent: int = 32
+    """Dimensions of the latent."""
     shared: bool = True
     """False: each of the four paths has an encoder and a decoder of its own (the paper's ablation)."""
     beta: float = 1.33
@@ -55,14 +56,22 @@ class BabelConfig:
     """How far genes' log means and peaks' log-odds are expected to depart from their mean (SD of a Gaussian prior on output
     weights). None: no prior."""
     lr: float = 1e-3
+    """Learning rate (Adam)."""
     batch_size: int = 128
+    """Cells of a step."""
     epochs: int = 500
+    """At most."""
     patience: int = 25
+    """Epochs without a better validation loss after which to stop with the best weights."""
     plateau: Plateau = field(default_factory=lambda: Plateau(patience=10))
     clip_norm: float = 5.0
+    """Gradients longer than this are cut to it."""
     protein_lr: float = 1e-3
+    """Learning rate of the decoder of proteins."""
     protein_epochs: int = 600
+    """The same of that decoder: at most."""
     protein_patience: int = 15
+    """The same of that decoder."""
     protein_plateau: Plateau = field(default_factory=lambda: Plateau(patience=5))
 
 

@@ -60,6 +60,18 @@ def tune(system: Annotated[str, tyro.conf.Positional]) -> None:
     raise AssertionError(f"{system}: the options of tune depend on the system; translate.cli_tune parses them.")
 
 
+def _systems() -> list[str]:
+    from translate.registry import SYSTEMS
+
+    return list(SYSTEMS)
+
+
+def _tunable() -> list[str]:
+    from translate.registry import SYSTEMS
+
+    return [name for name, kind in SYSTEMS.items() if not kind.embeds]
+
+
 def _run(argv: Sequence[str]) -> None:
     if list(argv[:1]) == ["tune"]:
         cli_tune.run(argv[1:])
@@ -88,4 +100,5 @@ COMMAND = Command(
     summary="Translate between RNA, ATAC and protein of single cells.",
     example=cli_fit.EXAMPLE,
     run=_run,
+    named={"fit": _systems, "tune": _tunable},
 )

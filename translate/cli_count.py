@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 
 def count(

@@ -6,8 +6,8 @@ from typing import Any
 
 import tyro
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 from translate.cli_bridge import prove_pretrained
 from translate.cli_options import Arguments, choose_split, doubt_labels, origin_of, prove_modalities, settled
 

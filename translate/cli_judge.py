@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 
@@ -29,6 +29,7 @@ def evaluate(
     train_rna: str | None = None,
     train_atac: str | None = None,
     train_protein: str | None = None,
+    train_mudata: str | None = None,
     labels: str | None = None,
     batch: str | None = None,
     baselines: bool = True,
@@ -52,7 +53,8 @@ def evaluate(
         rna: Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder.
         atac: Counts or 0/1 of peaks, of the same cells by name.
         protein: Antibody counts, or obsm:KEY for a table inside the RNA's file.
-        mudata: An .h5mu file with all modalities, in place of --rna and --atac.
+        mudata: A file with all modalities, in place of --rna and --atac: .h5mu, or .h5ad or 10x .h5 whose feature_types tell
+            them apart.
         rna_only: Cells measured in RNA only; where no cell has both modalities, types and alignment are judged.
         atac_only: Cells measured in ATAC only.
         corpus: A folder that expresser corpus build made of ATAC, in place of all files.
@@ -62,6 +64,7 @@ def evaluate(
         train_rna: RNA of cells for the baselines to learn from.
         train_atac: ATAC of the same.
         train_protein: Proteins of the same.
+        train_mudata: A file with all modalities of cells for the baselines to learn from, in place of the three.
         labels: Column of obs with cell types. Without it, cell_type where there is one.
         batch: Of systems that tell batches apart (polarbear): the batch that cells are taken for whose own was not trained on
             ("reference": the largest); without it, such cells are refused. Of embeddings: column of obs with batches; without it,
@@ -91,7 +94,8 @@ def evaluate(
         genes=genes,
         corpus=corpus,
     )
-    train = Origin(rna=train_rna, atac=train_atac, protein=train_protein, layer=layer, genes=genes)
+    train = Origin(rna=train_rna, atac=train_atac, protein=train_protein, mudata=train_mudata, layer=layer, genes=genes)
+    learning = bool(train.files) or train_mudata is not None
     with progress_bar("evaluate") as report:
         report(0, None, "reading")
         translator = on_fastest(Translator.load(model))
@@ -100,7 +104,7 @@ def evaluate(
             if translator.system.embeds:
                 from translate.embedding_judging import evaluate_embedder
 
-                if train.files:
+                if learning:
                     raise InputError(
                         f"--train-…: {translator.name} embeds, and its baselines learn from the cells judged. Leave it out."
                     )
@@ -119,7 +123,7 @@ def evaluate(
             else:
                 if baselines_all:
                     raise InputError(f"--baselines-all is of embeddings, and {translator.name} translates.")
-                held = hold(model, translator.run, origin, fit=split_of, train=train if train.files else None)
+                held = hold(model, translator.run, origin, fit=split_of, train=train if learning else None)
                 metrics = evaluate_model(
                     out,
                     model,

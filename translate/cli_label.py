@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 
 def label(
     *,
-    rna: Path,
-    atac: Path,
     labels: str,
     out: Path,
+    rna: Path | None = None,
+    atac: Path | None = None,
+    mudata: Path | None = None,
     layer: str | None = None,
     genes: Path | None = None,
     min_confidence: float = 0.5,
@@ -27,11 +28,12 @@ def label(
     Example: expresser translate label --rna rna.h5ad --atac atac.h5ad --labels cell_type --out labelled_atac.h5ad
 
     Args:
-        rna: Raw counts of labelled cells: .h5ad, .zarr, 10x .h5 or a 10x folder.
-        atac: Counts or 0/1 of peaks of the cells to label, .h5ad, in the genes' genome build.
         labels: Column of the RNA's obs with cell types.
         out: The ATAC's AnnData with obs[LABELS] (none below --min-confidence) and obs[LABELS_confidence], .h5ad; a column of that
             name that was there is kept as LABELS_before.
+        rna: Raw counts of labelled cells: .h5ad, .zarr, 10x .h5 or a 10x folder.
+        atac: Counts or 0/1 of peaks of the cells to label, .h5ad, in the genes' genome build.
+        mudata: An .h5mu file with both, in place of --rna and --atac.
         layer: Where the raw counts of RNA are: a layer's name or "raw". Without it, X.
         genes: Places of genes where the RNA has none: genes.tsv, a GTF, or a table of ids, chrom and tss.
         min_confidence: Cells below stay without a label.
@@ -44,28 +46,32 @@ def label(
 
     from expresser.atomic import replaced
     from expresser.record import provenance
+    from translate.cli_options import given_pair
+    from translate.data import read_one
     from translate.label_scores import label_scores
     from translate.label_transfer import transfer
+    from translate.opening import open_mudata
     from translate.terminal import notes, prove_out
 
-    for path in (atac, out):
-        if path.suffix != ".h5ad":
-            raise InputError(f"{path}: label reads the ATAC from an .h5ad file and writes one.")
+    pair = given_pair(rna, atac, mudata, "label")
+    for path, kind in ((atac or mudata, ".h5ad" if mudata is None else ".h5mu"), (out, ".h5ad")):
+        if path is not None and path.suffix != kind:
+            what = "writes the ATAC as" if path is out else "reads the ATAC from"
+            raise InputError(f"{path}: label {what} {kind}, and the name ends in {path.suffix!r}.")
     prove_out(out)  # which may be the ATAC: nothing of it is lost
     with progress_bar("label") as report, notes() as doubts:
         report(0, None, "reading")
-        adata = anndata.read_h5ad(atac)
+        adata = anndata.read_h5ad(pair["atac"]) if mudata is None else open_mudata(mudata, only="atac")[0]["atac"]
         if truth is not None and truth not in adata.obs:
             raise InputError(
-                f"{atac}: obs has no column {truth!r} to compare with. It has {', '.join(map(str, adata.obs.columns)) or 'none'}."
+                f"{pair['atac']}: obs has no column {truth!r} to compare with. It has "
+                f"{', '.join(map(str, adata.obs.columns)) or 'none'}."
             )
         report(0, None, "comparing")
         found = transfer(
-            str(rna),
-            str(atac),
+            read_one(pair["rna"], "rna", layer=layer, genes=genes),
+            read_one(pair["atac"], "atac"),
             labels,
-            layer=layer,
-            genes=genes,
             min_confidence=min_confidence,
             smooth=smooth,
             seed=seed,

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 
@@ -14,9 +14,10 @@ Model = Annotated[str, tyro.conf.Positional]
 def match(
     model: Model,
     *,
-    rna: str,
-    atac: str,
     out: Path,
+    rna: str | None = None,
+    atac: str | None = None,
+    mudata: str | None = None,
     space: Literal["rna", "atac"] | None = None,
     k: int = 1,
     mutual: bool = False,
@@ -34,10 +35,11 @@ def match(
 
     Args:
         model: Folder of a fit or a model, or hub id (org/name, org/name@revision), of a system with a latent for both.
-        rna: Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder.
-        atac: Counts or 0/1 of peaks, of the same cells or others.
         out: Table, tab-separated, a row a match: rna, atac (names of cells), distance (squared Euclidean), rank (1: the nearest
             ATAC cell of the RNA cell), mutual (the RNA cell is also among the k nearest of the ATAC cell).
+        rna: Raw counts of RNA: .h5ad, .zarr, 10x .h5 or a 10x folder.
+        atac: Counts or 0/1 of peaks, of the same cells or others.
+        mudata: A file with both, in place of --rna and --atac: .h5mu, or .h5ad or 10x .h5 whose feature_types tell them apart.
         space: In whose latent. Without it, the first that the system has.
         k: ATAC cells for each RNA cell.
         mutual: Keep only matches that are mutual.
@@ -50,9 +52,10 @@ def match(
     from expresser.atomic import replaced
     from translate.alignment_judging import spaces_of
     from translate.asking import matched
+    from translate.cli_options import given_pair
+    from translate.data import read_one
     from translate.matching import match_cells, paired_by_name
     from translate.origin import layers
-    from translate.reading import read_measured
     from translate.terminal import notes, on_fastest, prove_out
     from translate.translator import Translator
 
@@ -60,17 +63,17 @@ def match(
         raise InputError("--one-to-one gives each cell one match: leave --k and --mutual out.")
     if budget_mb <= 0:
         raise InputError(f"--budget-mb {budget_mb:g}: give some memory, such as 256.")
-    prove_out(out, Path(rna), Path(atac))
+    pair = given_pair(rna, atac, mudata, "match")
+    prove_out(out, *map(Path, pair.values()))
     with progress_bar("match") as report, notes():
         report(0, None, "reading")
         translator = on_fastest(Translator.load(model))
         where = _space(translator, space)
         of = layers(layer)
         given: dict[Any, Any] = {}
-        paths: tuple[tuple[Any, str], ...] = (("rna", rna), ("atac", atac))
-        for modality, path in paths:
+        for modality, path in pair.items():
             own = of.get(modality) if isinstance(of, dict) else of
-            given[modality] = read_measured(path, modality, layer=own)
+            given[modality] = read_one(path, modality, layer=own)
         report(0, None, "encoding")
         sides = spaces_of(translator, unknown_batch=batch)[where]
         latents = {m: sides[m](measured) for m, measured in given.items()}

@@ -11,6 +11,7 @@ from translate.bridge import Bridge
 from translate.cli_bridge import with_bridge
 
 Config = TypeVar("Config")
+Modality = Literal["rna", "atac", "protein"]  # not translate.study's: --help would wait for torch
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Arguments(Generic[Config]):
     protein: tuple[str, ...] = ()
     """Antibody counts, or obsm:KEY for a table inside the RNA's files."""
     mudata: str | None = None
-    """An .h5mu file with all modalities, in place of --rna and --atac."""
+    """A file with all modalities, in place of --rna and --atac: .h5mu, or .h5ad or 10x .h5 whose feature_types tell them apart."""
     rna_only: tuple[str, ...] = ()
     """More cells, measured in RNA only."""
     atac_only: tuple[str, ...] = ()
@@ -112,6 +113,15 @@ def origin_of(given: Arguments[Any]) -> Any:
     from translate.origin import Origin
 
     return Origin(**{each.name: getattr(given, each.name) for each in fields(Origin)})
+
+
+def given_pair(rna: Any, atac: Any, mudata: Any, verb: str) -> dict[Modality, Any]:
+    """What RNA and what ATAC are read from: files of their own, or one with both; InputError where neither or both are named."""
+    if mudata is None and (rna is None or atac is None):
+        raise InputError(f"{verb}: give --rna and --atac, or one file that holds both: --mudata.")
+    if mudata is not None and not (rna is None and atac is None):
+        raise InputError(f"{verb}: --mudata holds RNA and ATAC: give it, or --rna and --atac, not both.")
+    return {"rna": rna or mudata, "atac": atac or mudata}
 
 
 def doubt_labels(study: Any, given: Arguments[Any]) -> None:

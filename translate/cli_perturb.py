@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 
@@ -16,8 +16,9 @@ Model = Annotated[str, tyro.conf.Positional]
 def perturb(
     model: Model,
     *,
-    input: Path,
     out: Path,
+    input: Path | None = None,
+    mudata: Path | None = None,
     gene: tuple[str, ...] = (),
     peak: tuple[str, ...] = (),
     close: tuple[str, ...] = (),
@@ -50,8 +51,10 @@ def perturb(
 
     Args:
         model: Folder of a fit or a model, or hub id (org/name, org/name@revision).
-        input: Raw counts of cells: .h5ad, .zarr, 10x .h5 or a 10x folder. ATAC for --gene, --close, --open; else RNA.
         out: New folder: top.tsv, links.tsv, top_effects.tsv, all rows as .parquet, metrics.json, run.json, report.html.
+        input: Raw counts of cells: .h5ad, .zarr, 10x .h5 or a 10x folder. ATAC for --gene, --close, --open; else RNA.
+        mudata: A file with both modalities (.h5mu, or .h5ad or 10x .h5 whose feature_types tell them apart), in place of --input
+            and --paired.
         gene: Symbols, Ensembl ids or names of genes to explain by peaks.
         peak: Peaks to explain by genes, such as chr1:100-200: those of the model that share a base with it.
         close: Peaks, or BED files of them, that are closed in every cell.
@@ -88,6 +91,14 @@ def perturb(
             "perturb: nothing is asked. Name genes (--gene) or peaks (--peak) to explain, peaks to --close or --open, or genes "
             "to --knock-down or --over-express."
         )
+    if (input is None) == (mudata is None) or (mudata is not None and paired is not None):
+        raise InputError(
+            "perturb: give the cells as --input (and --paired), or both modalities in one file as --mudata."
+        )
+    if mudata is not None:
+        source = source or ("atac" if gene or close or open else "rna")
+        input = paired = mudata
+    assert input is not None  # as was proven
     prove_out(out, input)
     translator = on_fastest(Translator.load(model))
     found = source or translator.source_of(input)

@@ -6,8 +6,8 @@ from typing import Any, Generic
 
 import tyro
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 from translate.cli_bridge import prove_pretrained
 from translate.cli_fit import given_option
 from translate.cli_options import Arguments, Config, choose_split, doubt_labels, origin_of, prove_modalities, settled
@@ -39,7 +39,9 @@ def run(argv: Sequence[str]) -> None:
 
     argv = list(argv)
     if argv and argv[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name}" for name, kind in SYSTEMS.items() if not kind.embeds)
+        kinds = {name: kind for name, kind in SYSTEMS.items() if not kind.embeds}
+        width = max(map(len, kinds))
+        listed = "\n".join(f"  {name:<{width}}  {kind.published.choose}" for name, kind in kinds.items())
         print(
             "usage: expresser translate tune SYSTEM --grid NAME=VALUE,VALUE …     expresser translate tune SYSTEM --help for its "
             f"options\n\n{listed}\n\nExample:\n  {EXAMPLE}"

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from expresser.commands import progress_bar
 from expresser.errors import InputError
+from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 Modality = Literal["rna", "atac", "protein"]
@@ -43,10 +43,10 @@ def predict(
 
     Args:
         model: Folder of a fit or a model, or hub id (org/name, org/name@revision).
-        input: Raw counts of cells: .h5ad, .zarr, 10x .h5 or a 10x folder. Genes are matched, peaks re-pooled.
+        input: Raw counts of cells: .h5ad, .zarr, .h5mu, 10x .h5 or a 10x folder. Genes are matched, peaks re-pooled.
         to: What to predict. rna: ln(1 + size-normalised expression); atac: probability of being open; protein: CLR.
         out: New file, .h5ad or .zarr: the cells of the input x the features predicted.
-        source: What the input holds. Without it, what its features look like.
+        source: What the input holds. Without it, what its features look like; of several modalities, the one that leads to --to.
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         features: Only these: names, for RNA also symbols or Ensembl ids, for ATAC also chromosomes.
         regions: Only what lies there, such as chr1:1000000-2000000: peaks that overlap, genes whose start is inside.
@@ -123,9 +123,9 @@ def embed(
 
     Args:
         model: Folder of a fit or a model, or hub id (org/name, org/name@revision).
-        input: Raw counts of cells, .h5ad.
-        out: The same AnnData with the embedding, .h5ad.
-        source: What the input holds. Without it, what its features look like.
+        input: Raw counts of cells, .h5ad or .h5mu.
+        out: The same AnnData with the embedding, .h5ad; of an .h5mu the same MuData, .h5mu, with one in each modality.
+        source: What the input holds. Without it, what its features look like; of an .h5mu, all that the model reads.
         layer: Where the raw counts are: a layer's name or "raw". Without it, X.
         lift: Chain file, or a name such as hg19ToHg38 (downloaded), that brings the input's peaks to the model's build.
         batch: Of systems that tell batches apart: the batch that cells are taken for whose own was not trained on ("reference": the
@@ -137,10 +137,14 @@ def embed(
     from translate.asking import matched
     from translate.terminal import prove_out
 
-    for path in (input, out):
-        if path.suffix != ".h5ad":
-            raise InputError(f"{path}: embed reads an .h5ad file and writes one.")
+    if input.suffix not in (".h5ad", ".h5mu") or out.suffix != input.suffix:
+        raise InputError(
+            f"{input}, {out}: embed reads an .h5ad file and writes one, or reads an .h5mu file and writes one."
+        )
     prove_out(out)  # which may be the input: nothing of it is lost
+    if input.suffix == ".h5mu":
+        _embed_mudata(model, input, out, source, layer, lift, batch)
+        return
     translator, measured, found = _asked(model, input, source, None, layer, lift)
     adata = anndata.read_h5ad(input)
     key = f"X_{translator.name}"
@@ -152,21 +156,63 @@ def embed(
     print(f"{adata.n_obs:,} cells x {adata.obsm[key].shape[1]} dimensions (from {found}) in {out}: obsm['{key}']")
 
 
-def _asked(
-    model: str, path: Path, source: Modality | None, to: Modality | None, layer: str | None, lift: str | None
-) -> tuple[Any, Any, Any]:
-    """The model, the cells of a file, and what was measured of them."""
-    from translate.asking import lifted
+def _embed_mudata(
+    model: str, path: Path, out: Path, source: Modality | None, layer: str | None, lift: str | None, batch: str | None
+) -> None:
+    """The file copied, with the latents of each modality that the model reads beside it: no count is written anew."""
+    import shutil
+
+    from expresser.atomic import replaced
+    from translate.asking import matched
+    from translate.opening import modalities_in, put_into_mudata
     from translate.terminal import on_fastest
     from translate.translator import Translator
 
     translator = on_fastest(Translator.load(model))
-    found = translator.source_of(path) if source is None else source
+    there = modalities_in(path)
+    reads = [m for m in dict.fromkeys(s for s, _ in translator.directions) if m in there]
+    wanted = [source] if source is not None else reads
+    if not wanted or not set(wanted) <= there:
+        raise InputError(
+            f"{path}: holds {', '.join(sorted(there))}, and what is to be embedded is {source or 'nothing of these'}."
+        )
+    lines = []
+    with replaced(out) as part:
+        shutil.copyfile(path, part)
+        for found in wanted:
+            translator.target(found)
+            measured = _measured(translator, path, found, layer, lift if found == "atac" else None)
+            latent = translator.latents(measured, source=found, unknown_batch=batch)
+            key = f"X_{translator.name}"
+            put_into_mudata(part, found, key, latent, {key: translator.trace(found, None)})
+            print(matched(translator, measured, found), file=sys.stderr)
+            lines.append(
+                f"{len(latent):,} cells x {latent.shape[1]} dimensions (from {found}) in {out}: {found}, obsm['{key}']"
+            )
+    print(*lines, sep="\n")
+
+
+def _asked(
+    model: str, path: Path, source: Modality | None, to: Modality | None, layer: str | None, lift: str | None
+) -> tuple[Any, Any, Any]:
+    """The model, the cells of a file, and what was measured of them."""
+    from translate.terminal import on_fastest
+    from translate.translator import Translator
+
+    translator = on_fastest(Translator.load(model))
+    found = translator.source_of(path, to) if source is None else source
     translator.target(found, to)  # before what may be large is read
+    return translator, _measured(translator, path, found, layer, lift), found
+
+
+def _measured(translator: Any, path: Path, found: Modality, layer: str | None, lift: str | None) -> Any:
+    """What was measured of the cells of a file, brought to the model's genome build."""
+    from translate.asking import lifted
+
     measured = translator.read(path, source=found, layer=layer)
     if lift is not None:
         if found != "atac":
             raise InputError(f"--lift brings peaks to another genome build, but {path} is read as {found}.")
         measured, carried = lifted(measured, lift)
         print(carried, file=sys.stderr)
-    return translator, measured, found
+    return measured

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,22 @@ from expresser.errors import InputError
 from translate.cellnames import how_to_match
 from translate.genenames import GenePlaces
 from translate.joining import joined, together
-from translate.opening import Data, modalities_in, name_of, open_mudata
+from translate.opening import Data, is_mudata, modalities_in, name_of, open_mudata
 from translate.pairing import MIN_CELLS, PairingWarning, pairing_evidence
 from translate.reading import plain_obs, read_measured, read_obsm
 from translate.study import MODALITIES, Measured, Modality, Study
 
-__all__ = ["MODALITIES", "Measured", "Modality", "PairingWarning", "Study", "read_study"]
+__all__ = ["MODALITIES", "Measured", "Modality", "PairingWarning", "Study", "read_one", "read_study"]
 
 _OBSM = "obsm:"
 
 
 def read_study(
+    mudata: Any = None,
     *,
     rna: Data | Sequence[Data] | None = None,
     atac: Data | Sequence[Data] | None = None,
     protein: Data | Sequence[Data] | None = None,
-    mudata: Any = None,
     rna_only: Data | Sequence[Data] = (),
     atac_only: Data | Sequence[Data] = (),
     layer: str | Mapping[Modality, str] | None = None,
@@ -39,12 +40,13 @@ def read_study(
 
     Parameters
     ----------
+    mudata
+        A MuData, an .h5mu file (or .zarr of one), or an AnnData or file whose `feature_types` tell modalities apart, in place
+        of `rna` and `atac`.
     rna, atac, protein
         AnnData in memory, .h5ad, .zarr, 10x .h5 or a 10x folder, or several of them (samples, say, whose cell names must
         differ). Where `feature_types` tells modalities apart, those of joint objects given as `rna` are all read (another
         argument goes before). protein="obsm:KEY" takes a table of the RNA's obsm.
-    mudata
-        A MuData, an .h5mu file, or a joint object as above, in place of `rna` and `atac`.
     rna_only, atac_only
         More cells of one modality, in files of their own. Of several RNA files, the genes that all have are kept; peaks of
         several ATAC files are merged, those of `atac_only` re-pooled to these (`translate.joining.together`).
@@ -93,6 +95,24 @@ def read_study(
     return study
 
 
+def read_one(
+    data: Any, modality: Modality, *, layer: str | None = None, genes: str | Path | pd.DataFrame | None = None
+) -> Measured:
+    """One modality of a file or AnnData (`translate.reading.read_measured`), or of a MuData, with its own columns of obs.
+
+    genes: places of genes where the file has none, as in `read_study`.
+    """
+    places = None if genes is None else GenePlaces.read(genes)
+    if not is_mudata(data):
+        return read_measured(data, modality, layer=layer, places=places)
+    found, shared = open_mudata(data, only=modality)
+    measured = read_measured(found[modality], modality, layer=layer, places=places)
+    own = plain_obs(shared, "MuData").reindex(measured.obs.index)
+    frames: list[tuple[str, pd.DataFrame]] = [("mudata", own), (modality, measured.obs)]
+    named = f"{modality} of {name_of(data)}"
+    return replace(measured, obs=joined(measured.obs.index, frames), name=named)
+
+
 def _listed(data: Data | Sequence[Data] | None) -> list[Data]:
     if data is None:
         return []
@@ -113,7 +133,7 @@ def _inputs(
     if mudata is not None:
         if given["rna"] or given["atac"]:
             raise InputError("a MuData holds RNA and ATAC: give it, or files of RNA and of ATAC, not both.")
-        if hasattr(mudata, "mod") or (isinstance(mudata, str | Path) and str(mudata).endswith(".h5mu")):
+        if is_mudata(mudata):
             found, shared = open_mudata(mudata)
             held = {m: [data] for m, data in found.items()}
             obs = plain_obs(shared, "MuData")

@@ -117,7 +117,10 @@ def evaluate(
     progress
         Is told what comes next, in a few words.
 
-    Returns the metrics and the drawings that the top of this file describes.
+    Returns
+    -------
+    metrics, drawings
+        As the top of this file describes them.
     """
     wanted = list(dict.fromkeys(directions if directions is not None else (d for m in methods.values() for d in m)))
     if not wanted or (unknown := [d for d in wanted if not set(ends(d)) <= set(inputs)]):

@@ -248,9 +248,9 @@ def focal_block(
 class Focal:
     """Which focal loss: weights of open and closed entries, and how fast entries that are right lose weight."""
 
-    gamma: float = 2.0
-    positive_weight: float = 0.93
-    negative_weight: float = 0.07
+    gamma: float = 2.0  # how fast entries that are right lose weight; 0: they do not
+    positive_weight: float = 0.93  # of open entries
+    negative_weight: float = 0.07  # of closed ones
 
     def block(self) -> BlockLoss:
         """The loss of one block."""

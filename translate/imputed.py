@@ -1,7 +1,7 @@
 """Imputed peaks: cells decoded from their latent as if all had one depth and came from one batch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from translate.study import Modality
 class Imputed:
     """A `translate.predicted.Predicted` of a system with an invariant latent; probabilities of being open."""
 
-    system: Any  # translate.invariant.Invariant
-    latents: Float32[np.ndarray, "cells latent"]
+    system: Any = field(repr=False)  # translate.invariant.Invariant
+    latents: Float32[np.ndarray, "cells latent"] = field(repr=False)
     n_features: int
     depth: float | None = None  # number of open peaks; None: the mean of training cells
     batch: str | None = None  # None: the best

@@ -43,6 +43,7 @@ class InvariantConfig:
     bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
     """What is taken from a pretrained Expresser."""
     latent: int = 10
+    """Dimensions of the latent."""
     lam: float = 1.0
     """Weight of the information that the latent may not have (λ)."""
     positive_weight: float | Literal["ratio"] = "ratio"
@@ -70,10 +71,13 @@ class InvariantConfig:
     patience: int | None = None
     """Epochs without a better validation loss after which to stop with the best weights. None: all epochs, the last weights."""
     batch_size: int = 128
+    """Cells of a step."""
     lr: float = 1e-3
+    """Learning rate (Adam)."""
     decay: float = 0.995
     """What the learning rate is multiplied by after each epoch."""
     weight_decay: float = 5e-4
+    """Of all weights (Adam's L2)."""
     sd_is_variance: bool = False
     """Sample with the variance for the standard deviation, as the released code does."""
     weighs_all: bool = False

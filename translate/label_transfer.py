@@ -17,6 +17,7 @@ from sklearn.preprocessing import normalize
 
 from expresser.errors import InputError
 from expresser.metrics.clusters import communities, neighbour_graph
+from expresser.notebook import card
 from expresser.regions import Regions
 from translate.components import Components
 from translate.gene_activity import GeneActivity
@@ -61,6 +62,19 @@ class Transfer:
     agreement: float
     by_chance: float
     facts: Mapping[str, Any]  # settings
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "cells": len(self.cells),
+            "labelled": int(self.cells["label"].notna().sum()),
+            "genes compared": self.genes,
+            "agreement": self.agreement,
+            "by chance": self.by_chance,
+            "doubt": self.doubt(),
+        }
+        return card(
+            "Labels of ATAC cells", facts, {"labels": self.cells["label"].value_counts().to_frame("cells")}, opened=True
+        )
 
     def doubt(self) -> str | None:
         """In words, where labels are little better than chance; None where nothing speaks against them."""

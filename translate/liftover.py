@@ -39,6 +39,9 @@ def lift(
 ) -> tuple[Regions, Int64[np.ndarray, " lifted"], LiftReport]:
     """Lift regions over; returns them, their numbers in `regions` (ascending, so in the same order), and a report.
 
+    Both ends of a region are lifted, its first base and its last (half-open: end - 1), and it is kept where they land on
+    one chromosome and strand in their order. A base that several chains cover takes the one of the highest score.
+
     Parameters
     ----------
     chain
@@ -46,9 +49,6 @@ def lift(
         working directory and in ~/.pyliftover and downloads from UCSC else.
     factor
         A region is kept while its length stays between 1 / factor and factor times what it was.
-
-    Both ends of a region are lifted, its first base and its last (half-open: end - 1), and it is kept where they land on
-    one chromosome and strand in their order. A base that several chains cover takes the one of the highest score.
 
     Raises
     ------

@@ -24,7 +24,7 @@ _BLOCK_MB = 32.0  # of distances at one time, for larger blocks leave the cache 
 _AT_ONCE = 4096  # cells between two words of progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Matches:
     """Pairs of cells by number, those of the first RNA cell first, the nearest first."""
 
@@ -33,6 +33,9 @@ class Matches:
     distance: Float64[np.ndarray, " matches"]  # squared Euclidean
     rank: Int64[np.ndarray, " matches"]  # 1: the nearest ATAC cell of the RNA cell
     mutual: Bool[np.ndarray, " matches"]  # the RNA cell, too, is among the k nearest of the ATAC cell
+
+    def __repr__(self) -> str:
+        return f"Matches({len(self.rna):,} of an RNA with an ATAC cell, {int(self.mutual.sum()):,} mutual)"
 
     def frame(self, rna: pd.Index, atac: pd.Index) -> pd.DataFrame:
         """With the names of the cells."""

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from expresser.metrics.accessibility import auroc_by_prevalence
 from expresser.plots import Size, bar_axes, density_scatter_axes, hist_axes, scatter_axes, svg
 from expresser.plots_curves import band_axes, calibration_axes, precision_recall_axes, roc_axes
+from expresser.plots_numbers import hexagons, histogram
 from expresser.report import Figure
 from translate.drawings import Joint, Picture
 from translate.maps import FEWEST, sampled, umap
@@ -47,7 +48,7 @@ def density(pictures: Pictures, scores: Mapping[str, Any], direction: str) -> li
             f"{truth.size:,} entries drawn at random, {what} on both axes. Most of this r is that some "
             f"{FEATURES[target(direction)]} are high everywhere."
         )
-        figures.append(Figure(f"{name}: predicted against measured", svg(draw), caption))
+        figures.append(Figure(f"{name}: predicted against measured", svg(draw), caption, hexagons(truth, prediction)))
     return figures
 
 
@@ -116,7 +117,7 @@ def collapse(pictures: Pictures) -> list[Figure]:
         ". Near 0: every cell gets the same answer (collapsed). 1 would be certainty, which no honest probability of a "
         "sparse measurement has; compare with the baselines."
     )
-    return [Figure("Spread of predictions between cells", svg(draw), caption)]
+    return [Figure("Spread of predictions between cells", svg(draw), caption, histogram(groups, bins=40))]
 
 
 def by_base_rate(pictures: Pictures) -> list[Figure]:

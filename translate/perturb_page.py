@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from expresser.plots import COLOURS, GREY, bar_axes, heatmap_axes, hist_axes, svg
+from expresser.plots_numbers import histogram
 from expresser.readable import Number, format_number
 from expresser.report import Figure, Section, Table, write_report
 from translate.perturb_names import ALL
@@ -132,7 +133,8 @@ def _link_sections(found: Found) -> list[Section]:
     )
     first = next(iter(about["agreement"]))
     drawing = svg(partial(_agreement, table=found.links, column=f"r_{first}"), (4.6, 3.3))
-    scatter = Figure(f"Attribution and correlation ({_way(first)})", drawing, "A point a pair.")
+    points = found.links[["attribution", f"r_{first}"]]
+    scatter = Figure(f"Attribution and correlation ({_way(first)})", drawing, "A point a pair.", points)
     return [
         Section(
             "Links of peaks and genes",
@@ -175,10 +177,10 @@ def _effect_sections(found: Found, asked: Asked) -> list[Section]:
             Figure(f"{what.capitalize()}s that change most", drawing, "With standard errors over cells.", best)
         )
     if effects.n_null:
-        drawing = svg(
-            partial(hist_axes, groups={"p": table["p"].to_numpy(float)}, bins=20, xlabel="p", ylabel=f"{what}s")
-        )
-        items.append(Figure("Against the null", drawing, "Flat where the change does what random ones do."))
+        null = {"p": table["p"].to_numpy(float)}
+        drawing = svg(partial(hist_axes, groups=null, bins=20, xlabel="p", ylabel=f"{what}s"))
+        note = "Flat where the change does what random ones do."
+        items.append(Figure("Against the null", drawing, note, histogram(null, bins=20)))
     groups = pd.DataFrame(figures["groups"]).T
     groups.index.name = "group"
     items += [

@@ -27,7 +27,9 @@ class PolarbearConfig:
     bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
     """What is taken from a pretrained Expresser."""
     latent: int = 25
+    """Dimensions of each latent."""
     layers: int = 2
+    """Hidden layers of each encoder and decoder."""
     rna_hidden: int | None = None
     """Units of a hidden layer of RNA. None: half the geometric mean of inputs and latent."""
     atac_hidden: int | None = 32
@@ -37,6 +39,7 @@ class PolarbearConfig:
     beta: float = 0.2
     """Weight of the divergence from the prior (β)."""
     dropout: float = 0.1
+    """Share of hidden units left out in training."""
     input_dropout: float = 0.25
     """Share of the non-zero input that is hidden in training, anew in each epoch."""
     link: Literal["rate", "product"] = "rate"
@@ -64,25 +67,37 @@ class PolarbearConfig:
     """Number of open peaks that predicted cells are given where none is asked for: what RNA foretells of each cell (its own, where
     peaks were measured), by which measured cells can be judged, or that of a median training cell, by which cells can be compared."""
     atac_lr: float = 2e-3
+    """Learning rate of ATAC's autoencoder (Adam)."""
     rna_lr: float = 2e-3
+    """The same of RNA's."""
     map_lr: float = 2e-3
+    """The same of the maps."""
     atac_eps: float = 1e-8
+    """Adam's ε for ATAC's autoencoder."""
     rna_eps: float = 1e-8
+    """The same for RNA's."""
     batch_size: int = 256
+    """Cells of a step."""
     fewest_steps: int = 16
     """Of an epoch: where there are few cells, steps have fewer, though not below 32."""
     epochs: int = 300
     """Of each autoencoder, at most."""
     atac_ramp: int = 20
+    """Epochs in which the weight of the divergence of ATAC's latent rises from 0 to β."""
     rna_ramp: int = 20
-    """Epochs in which the weight of the divergence rises from 0 to β."""
+    """Epochs in which the weight of the divergence of RNA's latent rises from 0 to β."""
     patience: int = 20
+    """Epochs of an autoencoder without a better validation figure after which to stop with the best weights."""
     monitor: Literal["loss", "reconstruction"] = "loss"
     """What autoencoders are stopped by: the bound on the evidence of validation cells, or their reconstruction alone."""
     map_batch_size: int = 32
+    """Paired cells of a step of the maps."""
     map_epochs: int = 200
+    """Of each map, at most."""
     map_patience: int = 10
+    """Of the maps."""
     clip_norm: float | None = 100.0
+    """Gradients longer than this are cut to it. None: they are not."""
 
 
 PAPER = PolarbearConfig(

@@ -1,6 +1,6 @@
 """What a translator predicts, block by block when asked: nothing of size cells x features is ever kept unasked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,12 +43,14 @@ class Predicted(Protocol):
 class Decoded:
     """Predictions held as latents: a block costs the output layer of its features."""
 
-    system: System
-    latents: Float32[np.ndarray, "cells latent"]
+    system: System = field(repr=False)
+    latents: Float32[np.ndarray, "cells latent"] = field(repr=False)
     source: Modality
     to: Modality
     n_features: int
-    context: Float32[np.ndarray, "cells context"] | None = None  # `System.context` of each cell
+    context: Float32[np.ndarray, "cells context"] | None = field(
+        default=None, repr=False
+    )  # `System.context` of each cell
 
     @property
     def n_cells(self) -> int:

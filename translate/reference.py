@@ -52,6 +52,8 @@ def reference_embedding(
     within
         A column of obs: cells are compared inside its groups only (studies; or batches, where nothing is cleaned).
 
+    Notes
+    -----
     Cells without RNA or ATAC, of which the embedding says nothing, or of a batch that no training cell has (unless nothing is
     cleaned) have weight 0 and zeros.
     """

@@ -35,6 +35,7 @@ class SailerxConfig(InvariantConfig):
     cycle: int = 20
     """Epochs in which the weight of both divergences rises from 0 to 1 (first half) and stays there (second half)."""
     latent: int = 50
+    """Dimensions of the latent."""
     reference: str = "pca"
     """Where RNA says that cells lie: pca, obsm:KEY (a table of the RNA file) or expresser:MODEL (a pretrained Expresser)."""
     reference_dims: int = 50

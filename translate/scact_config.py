@@ -25,6 +25,7 @@ class ScactConfig:
     bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
     """What is taken from a pretrained Expresser."""
     latent: int = 20
+    """Dimensions of each latent."""
     rna_hidden: tuple[int, int] = (256, 128)
     """Sizes of the RNA encoder's layers; the decoder has them the other way round."""
     atac_hidden: tuple[int, int] = (32, 16)
@@ -65,17 +66,23 @@ class ScactConfig:
     mmd: float = 1.0
     """Weight of the discrepancy, where matching is mmd."""
     discriminator_dropout: float = 0.1
+    """Share of the discriminators' hidden units left out in training."""
     foreign_labels: bool = False
     """Discriminators learn what is translated from cells under labels of the other batch's cells, as in the released code."""
     lr: float = 1e-3
+    """Learning rate of the autoencoders (Adam)."""
     weight_decay: float = 0.0
+    """Of the autoencoders' weights."""
     batch_size: int = 128
+    """Cells of a step."""
     epochs: int = 300
     """Of each autoencoder, at most."""
     patience: int | None = 20
     """Epochs of an autoencoder without a better validation loss after which to stop with the best weights. None: all epochs."""
     joint_lr: float = 1e-3
+    """Learning rate of maps and discriminators."""
     joint_epochs: int = 200
+    """Of the maps, at most."""
     joint_steps: int | None = 1000
     """Steps of the maps after which no epoch more is begun. None: all epochs."""
     average: float | None = 0.99

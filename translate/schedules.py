@@ -10,10 +10,10 @@ from typing import Literal
 class Plateau:
     """The learning rate times `factor` after `patience` epochs without a loss `threshold` (relative) below the best."""
 
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-    floor: float = 1e-6
+    factor: float = 0.1  # what the learning rate is multiplied by where the loss no longer falls
+    patience: int = 10  # epochs without a better loss before that
+    threshold: float = 1e-4  # how much lower, as a share, a loss must be to be better
+    floor: float = 1e-6  # the learning rate goes no lower
     watches: Literal["valid", "train"] = "valid"
     """Which loss it goes by."""
 

@@ -32,13 +32,17 @@ class ScmogConfig:
     bridge: Annotated[Bridge, tyro.conf.Suppress] = field(default_factory=Bridge)
     """What is taken from a pretrained Expresser."""
     latent: int = 16
+    """Dimensions of each generator's narrowest layer."""
     adversarial: bool = True
     """False: no pre-training (the paper's No_pretrain)."""
     adversarial_epochs: int = 8
+    """Epochs of pre-training against the critic."""
     critic_lr: float = 1e-4
+    """Learning rate of both in pre-training (RMSprop)."""
     critic_turns: int = 5
     """The generator moves on every so many batches, the critic on all."""
     clip_weights: float = 0.01
+    """The critic's weights are held between minus this and this."""
     base_rates: bool = True
     """Output layers start at the mean of each gene and peak."""
     scaled: bool = True
@@ -48,6 +52,7 @@ class ScmogConfig:
     to_atac_dropout: float = 0.3
     """Share of the non-zero RNA input that is hidden in training towards ATAC."""
     loss: Literal["bce", "focal"] = "bce"
+    """Of peaks: Bernoulli, or the paper's focal loss."""
     focal: Focal = field(default_factory=Focal)
     calibrated: bool = True
     """Probabilities of open chromatin are fitted (slope and shift) to validation cells; neither focal loss nor hidden input
@@ -58,13 +63,21 @@ class ScmogConfig:
     average: float | None = 0.98
     """Share of the running mean of weights that stays at each step; the mean is what is kept. None: the last weights are."""
     lr: float = 1e-3
+    """Learning rate of the generators."""
     beta1: float = 0.5
+    """Adam's first moment: how much of it stays at each step."""
     to_rna_batch_size: int = 64
+    """Cells of a step towards RNA."""
     to_atac_batch_size: int = 128
+    """Cells of a step towards ATAC."""
     to_rna_epochs: int = 200
+    """At most, towards RNA."""
     to_atac_epochs: int = 500
+    """At most, towards ATAC."""
     to_protein_epochs: int = 200
+    """At most, towards proteins."""
     patience: int = 15
+    """Epochs without a better validation loss after which to stop with the best weights."""
 
 
 PAPER = ScmogConfig(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.notebook import card
 from translate.stored import StoredMatrix
 
 Modality: TypeAlias = Literal["rna", "atac", "protein"]
@@ -20,7 +21,7 @@ class DataWarning(UserWarning):
     """A doubt about data that can be used all the same; commands say it in one line, reports keep it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measured:
     """One modality of some cells as it was measured.
 
@@ -36,6 +37,10 @@ class Measured:
     obs: pd.DataFrame = field(repr=False)
     name: str
     sources: tuple[Any, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        stored = "on disk" if isinstance(self.matrix, StoredMatrix) else f"{self.matrix.nnz:,} non-zero"
+        return f"Measured({self.name}: {self.n_cells:,} cells x {self.n_features:,} features, {stored})"
 
     def __post_init__(self) -> None:
         if self.matrix.shape != (len(self.obs), len(self.var)):
@@ -90,6 +95,16 @@ class Study:
     def __repr__(self) -> str:
         parts = [f"{m} {self.measured[m].n_cells:,} x {self.measured[m].n_features:,}" for m in self.modalities]
         return f"Study({self.n_cells:,} cells, {len(self.paired):,} with everything; {', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            m: {"cells": of.n_cells, "features": of.n_features, "from": of.name}
+            for m in self.modalities
+            for of in (self.measured[m],)
+        }
+        obs = ", ".join(map(str, self.obs.columns)) or None
+        facts = {"cells": self.n_cells, "with every modality": len(self.paired), "obs": obs}
+        return card("Study", facts, {"modalities": pd.DataFrame.from_dict(rows, orient="index")}, opened=True)
 
     @property
     def n_cells(self) -> int:

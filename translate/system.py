@@ -11,11 +11,13 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from expresser.errors import InputError
+from expresser.notebook import card
 from translate.batches import Batch
 from translate.covariates import Reference
 from translate.feed import Feed, Inputs, start_from_data
 from translate.phases import Phase, Terms, Turn
 from translate.study import Modality, Study
+from translate.verdicts import FEATURES
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,23 @@ class System(nn.Module):
         """Log-odds as trained, by the slope and shift that were found for this source."""
         slope, shift = self.get_buffer(f"calibration_{source}")
         return torch.sigmoid(slope * log_odds + shift)
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader wants to know of the network, by name."""
+        ways = [f"{source} → {to}" for source, to in self.directions() if source != to]
+        embedded = [f"{source} embedded and imputed" for source, _ in self.directions()]
+        genome = getattr(self.inputs.get("atac"), "genome", None)
+        return {
+            "paper": f"{self.published.reference} doi:{self.published.doi}",
+            "directions": ", ".join(dict.fromkeys(embedded if self.embeds else ways)),
+            "features": ", ".join(f"{len(found.var):,} {FEATURES[m]}" for m, found in self.inputs.items()),
+            "genome": genome,
+            "parameters": sum(weight.numel() for weight in self.parameters()),
+            "device": str(next(self.parameters()).device),
+        }
+
+    def _repr_html_(self) -> str:
+        return card(self.published.name, self.facts(), {"configuration": repr(self.config), "modules": repr(self)})
 
     def spaces(self) -> tuple[Modality, ...]:
         """The modalities `to` in whose latent cells of RNA and of ATAC can be compared: what `encode` gives of one cell from

@@ -1,7 +1,8 @@
 """A fitted system: AnnData in, AnnData out."""
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,23 @@ from anndata import AnnData
 from jaxtyping import Float32
 
 from expresser.errors import InputError
+from expresser.notebook import Part, card, lines
 from expresser.record import provenance
 from translate import saving
 from translate.batches import Batch
+from translate.data import read_one
 from translate.feed import Feed, Inputs
 from translate.imputed import Imputed
+from translate.opening import Joint, modalities_in, open_mudata
 from translate.predicted import Chosen, Decoded
-from translate.reading import read_measured
+from translate.reading import guess_modality
 from translate.study import Measured, Modality
 from translate.system import System
 
 CELLS = 512  # cells encoded at once
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Translator:
     """A network and all it needs to take raw counts of any file: one cell gives what it gives among thousands."""
 
@@ -42,6 +46,33 @@ class Translator:
     def save(self, folder: str | Path) -> Path:
         """Into one folder, whole or absent."""
         return saving.save(Path(folder), self.name, self.system, self.inputs, self.run)
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader wants to know of it, by name; None: not known."""
+        run, config = self.run, self.system.config
+        cells, mix = run.get("cells") or {}, run.get("trained_on") or {}
+        paired = f", {mix['paired']:,} of them with every modality" if "paired" in mix else ""
+        return self.system.facts() | {
+            "latent": getattr(config, "latent", None),
+            "trained on": f"{cells['train']:,} cells{paired}" if "train" in cells else None,
+            "held out": f"{cells['test']:,} test and {cells['valid']:,} validation cells" if "test" in cells else None,
+            "split": run.get("split"),
+            "preset": run.get("preset"),
+            "pretrained": (run.get("pretrained") or {}).get("model"),
+            "seed": run.get("seed"),
+            "made (UTC)": (run.get("provenance") or {}).get("time_utc"),
+        }
+
+    def __repr__(self) -> str:
+        return lines(f"{type(self).__name__} {self.name}", self.facts())
+
+    def _repr_html_(self) -> str:
+        parts: dict[str, Part] = {
+            "when to choose it": self.system.published.choose,
+            "where it departs from the paper": self.system.published.deviations,
+            "configuration": json.dumps(asdict(self.system.config), indent=1, default=str),
+        }
+        return card(f"{type(self).__name__} {self.name}", self.facts(), parts)
 
     @property
     def directions(self) -> tuple[tuple[Modality, Modality], ...]:
@@ -125,7 +156,7 @@ class Translator:
 
     def translate(
         self,
-        adata: AnnData,
+        adata: AnnData | Joint | str | Path,
         to: Modality,
         *,
         source: Modality | None = None,
@@ -134,15 +165,15 @@ class Translator:
         depth: float | str | None = None,
         unknown_batch: str | None = None,
     ) -> AnnData:
-        """Predict another modality of the cells of an AnnData; of a system that embeds, the same one, imputed.
+        """Predict another modality of the cells of an AnnData or a MuData; of a system that embeds, the same one, imputed.
 
         Parameters
         ----------
         adata
-            Raw counts (RNA), counts or 0/1 (ATAC). Genes and peaks need not be those of training: genes are matched, peaks
-            re-pooled.
+            Raw counts (RNA), counts or 0/1 (ATAC): an AnnData, a MuData, or a file of either. Genes and peaks need not be those
+            of training: genes are matched, peaks re-pooled.
         source
-            What the AnnData holds; by default what its features look like.
+            What is translated. By default what the features look like; of several modalities, that which leads to `to`.
         features
             Only these (names of `var(to)`); peaks may also be asked by chromosome, "chr1". Others are not computed.
         depth, unknown_batch
@@ -158,40 +189,63 @@ class Translator:
         InputError
             If the model does not predict `to` from there, if too few features are known, or a feature is not.
         """
-        measured = self.read(adata, source=source, layer=layer)
-        found = self.source_of(adata) if source is None else source
+        found = self.source_of(adata, to) if source is None else source
+        measured = self.read(adata, source=found, layer=layer)
         predicted = self.predict(measured, source=found, to=to, depth=depth, unknown_batch=unknown_batch)
         columns = self.features(to, features)
         return AnnData(
             X=Chosen(predicted, columns).values(),
-            obs=adata.obs.copy(),
+            obs=adata.obs.copy() if isinstance(adata, AnnData) else measured.obs.copy(),
             var=self.var(to).iloc[columns].copy(),
             uns={"expresser": self.trace(found, to)},
         )
 
     def embed(
         self,
-        adata: AnnData,
+        adata: AnnData | Joint,
         *,
         source: Modality | None = None,
         layer: str | None = None,
         unknown_batch: str | None = None,
     ) -> None:
-        """Write the latent of each cell into ``obsm["X_<system>"]``, in place: ``sc.pp.neighbors(adata, use_rep=...)`` takes it."""
+        """Write the latent of each cell into ``obsm["X_<system>"]``, in place: ``sc.pp.neighbors(adata, use_rep=...)`` takes it.
+
+        Of a MuData, that of each modality (or of `source` alone) that the system reads, into the modality's own obsm.
+        """
+        if not isinstance(adata, AnnData):
+            parts = open_mudata(adata)[0]
+            known = {s for s, _ in self.directions} & set(parts) if source is None else {source}
+            if not known or not known <= set(parts):
+                raise InputError(
+                    f"this {self.name} reads {', '.join(dict.fromkeys(s for s, _ in self.directions))}, and the MuData holds "
+                    f"{', '.join(parts)}{'' if source is None else f'; {source} was asked for'}."
+                )
+            latents = {m: self._embedded(adata, m, layer, unknown_batch) for m in parts if m in known}
+            for m, latent in latents.items():  # none of them before all are known
+                self._put(parts[m], latent, m)
+            return
         found = self.source_of(adata) if source is None else source
-        measured = self.read(adata, source=found, layer=layer)
-        adata.obsm[f"X_{self.name}"] = self.latents(measured, source=found, unknown_batch=unknown_batch)
-        adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {f"X_{self.name}": self.trace(found, None)}
+        self._put(adata, self._embedded(adata, found, layer, unknown_batch), found)
+
+    def _embedded(
+        self, data: Any, source: Modality, layer: str | None, unknown_batch: str | None
+    ) -> Float32[np.ndarray, "cells latent"]:
+        return self.latents(self.read(data, source=source, layer=layer), source=source, unknown_batch=unknown_batch)
+
+    def _put(self, adata: AnnData, latent: Float32[np.ndarray, "cells latent"], source: Modality) -> None:
+        adata.obsm[f"X_{self.name}"] = latent
+        adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {f"X_{self.name}": self.trace(source, None)}
 
     def read(self, data: Any, *, source: Modality | None = None, layer: str | None = None) -> Measured:
-        """A file or an AnnData as `Measured`."""
-        return read_measured(data, self.source_of(data) if source is None else source, layer=layer)
+        """A file, an AnnData or a MuData as `Measured`."""
+        return read_one(data, self.source_of(data) if source is None else source, layer=layer)
 
-    def source_of(self, data: Any) -> Modality:
-        """What a file or AnnData holds, judged by the names of its features."""
-        from translate.reading import guess_modality
-
-        return guess_modality(data)
+    def source_of(self, data: Any, to: Modality | None = None) -> Modality:
+        """What a file or AnnData holds, judged by the names of its features; of several modalities the one that leads to `to`."""
+        held = modalities_in(data)
+        ways = {s for s, t in self.directions if s in held and to in (t, None)} if len(held) > 1 else set()
+        known = ways - {to} or ways
+        return known.pop() if len(known) == 1 else guess_modality(data)  # which refuses what holds several
 
     def features(self, to: Modality, names: Sequence[str] | None) -> np.ndarray:
         """Numbers of the named features, in the order asked."""

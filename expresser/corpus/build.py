@@ -115,6 +115,14 @@ def build_corpus(
     progress
         Called with ("read" | "write" | "already built", cells done, cells in all).
 
+    Raises
+    ------
+    InputError
+        With nothing left behind: unreadable or unnormalised input, an input given twice, no known gene, no cell left, an obs column
+        that no input has, `out` taken or in work elsewhere, disk full.
+
+    Notes
+    -----
     Memory: a chunk of 4,096 cells for each worker; in this process 3 million non-zeros, or one bucket of the shuffle (32,768
     cells, or a 128th of all cells where that is more), the names and obs tables of all inputs, and 8 bytes a cell to deduplicate.
     Disk: while building, 1.5 times the finished corpus and one shard more; with workers up to twice as much.
@@ -122,9 +130,6 @@ def build_corpus(
     Interruptions: everything is made in `.NAME.building` beside `out`. A build that was killed, or ended by Ctrl-C or by the death of
     a worker, goes on when the same call is made again: finished inputs and finished shards are not made again, the corpus is the same.
     An input that changed meanwhile (size or time) begins anew.
-
-    Raises InputError, with nothing left behind: unreadable or unnormalised input, an input given twice, no known gene,
-    no cell left, an obs column that no input has, `out` taken or in work elsewhere, disk full.
     """
     inputs = [inputs] if isinstance(inputs, str | Path | AnnData) else list(inputs)
     wanted = given(genes, regions)

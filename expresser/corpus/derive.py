@@ -100,6 +100,8 @@ def derive(
     seen
         Called with each record batch that was written.
 
+    Notes
+    -----
     Memory: a few bytes a cell of the source, one record batch, one step of rows.
     """
     n_cells = int(kept.sum())

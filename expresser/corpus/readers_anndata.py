@@ -46,7 +46,7 @@ def _candidates(data: Any) -> dict[str | None, _Candidate]:
     if part(data, "X") is not None:
         found[None] = _Candidate("X", part(data, "X"), part(data, "var"), "leave --layer away")
     layers = part(data, "layers")
-    for key in sorted(layers) if layers is not None else []:
+    for key in sorted(name for name in layers or [] if name is not None):  # None: X itself, since anndata 0.13
         found[key] = _Candidate(f"layer {key!r}", layers[key], part(data, "var"), f"pass --layer {key}")
     raw = part(data, "raw")
     if raw is not None:

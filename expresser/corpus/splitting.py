@@ -70,6 +70,8 @@ def split_corpus(
     progress
         Called with (side, cells written, cells of the side).
 
+    Notes
+    -----
     The source is read once for each side. Memory: about 40 bytes a cell.
     """
     out = Path(out).expanduser().resolve()

@@ -20,6 +20,7 @@ from expresser.corpus.shards import CountBatch, schema
 from expresser.corpus.source import Features
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.notebook import card
 from expresser.readable import counted
 from expresser.region_vocab import RegionVocab
 
@@ -84,6 +85,20 @@ class Corpus:
             f"Corpus({str(self.path)!r}: {counted(self.n_cells, 'cells')} of {counted(len(self.manifest['sources']), 'sources')}, "
             f"{len(self.vocab):,} {self.features}, {self.manifest['nnz']:,} non-zero counts, id {self.corpus_id[:12]})"
         )
+
+    def _repr_html_(self) -> str:
+        sources = self.manifest["sources"]
+        facts = {
+            "cells": self.n_cells,
+            str(self.features): len(self.vocab),
+            "sources": len(sources),
+            "non-zero counts": self.manifest["nnz"],
+            "a cell (mean)": self.manifest["nnz"] / max(self.n_cells, 1),
+            "obs": ", ".join(self.manifest["obs"].get("columns", ())) or None,
+            "id": self.corpus_id[:12],
+        }
+        rows = pd.DataFrame({"cells": [s["cells"] for s in sources]}, index=[str(s["name"]) for s in sources])
+        return card(f"Corpus {self.path}", facts, {"sources": rows})
 
     @cached_property
     def obs(self) -> pd.DataFrame:

@@ -12,7 +12,7 @@ CellScale = Literal["cell", "observed"]
 class ExpresserConfig(PreTrainedConfig):
     """Configuration of :class:`ExpresserModel` (dissertation, section 4.2.2; what the text leaves open is a field here).
 
-    Parameters
+    Attributes
     ----------
     vocab_size
         Genes ``m``; row ``j`` of the token table ``T`` belongs to gene ``j`` of the vocabulary saved beside the weights.

@@ -15,6 +15,7 @@ from expresser.model.cells import Cells, Views
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
 from expresser.model.layers import DecoderLayer, Encoder
 from expresser.model.ragged import Ragged
+from expresser.notebook import card
 
 
 @dataclass
@@ -99,6 +100,22 @@ class ExpresserPreTrainedModel(PreTrainedModel):
             "push_to_hub would send weights and config.json alone, and which gene a token is stands in genes.tsv. Push the "
             "model's folder: expresser.hub.push(folder, 'org/name'), or `expresser push FOLDER org/name`."
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Size and shape, by name."""
+        config = self.config
+        return {
+            "parameters": sum(weight.numel() for weight in self.parameters()),
+            "genes": config.vocab_size,
+            "width": config.d_model,
+            "layers": f"{config.n_layers} of the encoder, {config.decoder_layers} of the decoder, {config.n_heads} heads",
+            "head": config.head,
+            "value bins": config.n_bins,
+            "device": str(self.device),
+        }
+
+    def _repr_html_(self) -> str:
+        return card(type(self).__name__, self.facts(), {"modules": repr(self), "configuration": repr(self.config)})
 
     def encode(self, genes: Int[Tensor, " entries"], rows: Ragged) -> Float[Tensor, "entries d"]:
         """Contextual gene embeddings ``T'``: the encoder sees gene identities only."""

@@ -94,22 +94,30 @@ def simulate_cite(
     Cell states and RNA are those of `simulate_multiome`: with the same arguments and seed the very same counts, so that
     the two together are cells measured three times. Proteins belong to genes that are seen and tell states apart.
 
-    Args:
-        n_cells, n_genes, n_proteins, n_types, n_programs, n_batches, donors_per_batch: how many.
-        protein_depth, protein_depth_sd: expected antibody counts of a median cell in an average state; standard
-            deviation of the natural log of depth (both as 29 antibodies on PBMC have them).
-        background: share of those counts that is unbound antibody, seen on every cell.
-        dispersion: multiplies the variance over mean squared that nothing explains, of genes and of proteins.
-        rna_depth, rna_depth_sd, type_strength, program_strength, nonlinearity, batch_sd, donor_sd, batch_depth_sd,
-            ambient, dropout, seed: as in `simulate_multiome`; `ambient` and `dropout` are the RNA's alone.
+    Parameters
+    ----------
+    n_cells, n_genes, n_proteins, n_types, n_programs, n_batches, donors_per_batch
+        How many.
+    protein_depth, protein_depth_sd
+        Expected antibody counts of a median cell in an average state; standard deviation of the natural log of depth (both as
+        29 antibodies on PBMC have them).
+    background
+        Share of those counts that is unbound antibody, seen on every cell.
+    dispersion
+        Multiplies the variance over mean squared that nothing explains, of genes and of proteins.
+    rna_depth, rna_depth_sd, type_strength, program_strength, nonlinearity, batch_sd, donor_sd, batch_depth_sd, ambient, dropout, seed
+        As in `simulate_multiome`; `ambient` and `dropout` are the RNA's alone.
 
-    Returns:
-        Cite. rna as in `simulate_multiome`, without positions. protein.X: CSR float32 whole counts; var: `gene` (id)
-        and `symbol` of the protein's gene, `mean` (bound) and `background` counts at median depth; obs and truth as
-        in `simulate_multiome`.
+    Returns
+    -------
+    Cite
+        rna as in `simulate_multiome`, without positions. protein.X: CSR float32 whole counts; var: `gene` (id) and `symbol` of
+        the protein's gene, `mean` (bound) and `background` counts at median depth; obs and truth as in `simulate_multiome`.
 
-    Raises:
-        InputError: a number outside its range.
+    Raises
+    ------
+    InputError
+        A number outside its range.
     """
     args: dict[str, Any] = dict(locals())
     args["rna_depth"] = float(max(1.0, n_genes / 3) if rna_depth is None else rna_depth)

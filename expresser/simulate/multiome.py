@@ -114,37 +114,57 @@ def simulate_multiome(
     the training mean, ridge regression on 15 components and the true rates score 0, 0.23 and 0.33 in per-gene r, and
     0.50, 0.64 and 0.70 in per-peak AUROC (peaks open in at most a tenth of the cells).
 
-    Args:
-        n_cells, n_genes, n_peaks, n_types, n_programs, n_batches, donors_per_batch: how many.
-        rna_depth, rna_depth_sd: expected counts of a median cell (None: one to every three genes); standard deviation
-            of the natural log of depth (a fifth of its variance lies between types).
-        atac_depth, atac_depth_sd: the same of fragments in peaks, in a cell of average state (None: one to every 25
-            peaks). The logs of a cell's two depths correlate at 0.4.
-        links_per_gene: mean number of enhancers of a gene. Where peaks are too few, a part of the genes has none at all.
-        type_strength, program_strength: multiply the effects of types and of programs; 0 turns them off.
-        nonlinearity: 0 (log rates are linear in types and activities) to 1 (programs work through gates, bumps and
-            switches alone, and rates of peaks saturate).
-        constant_share: share of the peaks without a gene that nothing but depth, batch and donor moves.
-        batch_sd, donor_sd: standard deviation over features of the log effect of a batch, of a donor within its batch.
-        batch_depth_sd: standard deviation of the shift of a batch's log depth, of each modality.
-        ambient: share of a cell's expected counts that comes from the mean profile, of both modalities.
-        dispersion: multiplies the gene-wise variance over mean squared (0: RNA counts are Poisson).
-        dropout: share of the RNA's non-zero counts that is lost at random.
-        binary: ATAC holds 1 for an open peak; otherwise cut sites, one or mostly two a fragment.
-        genome: where positions lie: "hg38", autosomes.
-        seed: not negative.
+    Parameters
+    ----------
+    n_cells, n_genes, n_peaks, n_types, n_programs, n_batches, donors_per_batch
+        How many.
+    rna_depth, rna_depth_sd
+        Expected counts of a median cell (None: one to every three genes); standard deviation of the natural log of depth (a
+        fifth of its variance lies between types).
+    atac_depth, atac_depth_sd
+        The same of fragments in peaks, in a cell of average state (None: one to every 25 peaks). The logs of a cell's two
+        depths correlate at 0.4.
+    links_per_gene
+        Mean number of enhancers of a gene. Where peaks are too few, a part of the genes has none at all.
+    type_strength, program_strength
+        Multiply the effects of types and of programs; 0 turns them off.
+    nonlinearity
+        0 (log rates are linear in types and activities) to 1 (programs work through gates, bumps and switches alone, and rates
+        of peaks saturate).
+    constant_share
+        Share of the peaks without a gene that nothing but depth, batch and donor moves.
+    batch_sd, donor_sd
+        Standard deviation over features of the log effect of a batch, of a donor within its batch.
+    batch_depth_sd
+        Standard deviation of the shift of a batch's log depth, of each modality.
+    ambient
+        Share of a cell's expected counts that comes from the mean profile, of both modalities.
+    dispersion
+        Multiplies the gene-wise variance over mean squared (0: RNA counts are Poisson).
+    dropout
+        Share of the RNA's non-zero counts that is lost at random.
+    binary
+        ATAC holds 1 for an open peak; otherwise cut sites, one or mostly two a fragment.
+    genome
+        Where positions lie: "hg38", autosomes.
+    seed
+        Not negative.
 
-    Returns:
-        Multiome. Of both AnnData, X: CSR float32 whole counts; obs: `cell_type`, `batch`, `donor`, `depth` (expected
-        counts; expected fragments in a cell of average state); obsm `truth_factors` (`uns["simulation"]["factors"]`
-        names them), `program_activity`; varm `truth_loadings`, var `truth_offset`: log rate = factors . loadings +
-        offset; var `mean`: of counts or fragments at median depth. uns `simulation`: the arguments. rna.var: `symbol`,
-        `gene_ids`, `chrom`, `tss` in order of position, ids of a reserved range. atac.var: "chr1:100-600" with `chrom`,
-        `start`, `end`, `kind` (promoter, enhancer, other), `constant`. atac.uns `links`: peak, gene, kind, distance,
-        effect: the log fold of the peak per log fold of its gene, before the peak saturates.
+    Returns
+    -------
+    Multiome
+        Of both AnnData, X: CSR float32 whole counts; obs: `cell_type`, `batch`, `donor`, `depth` (expected counts; expected
+        fragments in a cell of average state); obsm `truth_factors` (`uns["simulation"]["factors"]` names them),
+        `program_activity`; varm `truth_loadings`, var `truth_offset`: log rate = factors . loadings + offset; var `mean`: of
+        counts or fragments at median depth. uns `simulation`: the arguments. rna.var: `symbol`, `gene_ids`, `chrom`, `tss` in
+        order of position, ids of a reserved range. atac.var: "chr1:100-600" with `chrom`, `start`, `end`, `kind` (promoter,
+        enhancer, other), `constant`. atac.uns `links`: peak, gene, kind, distance, effect: the log fold of the peak per log
+        fold of its gene, before the peak saturates.
 
-    Raises:
-        InputError: a number outside its range, or an unknown genome.
+    Raises
+    ------
+    InputError
+        A number outside its range, or an unknown genome.
     """
     args: dict[str, Any] = dict(locals())
     if genome not in AUTOSOMES:

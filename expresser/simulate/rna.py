@@ -103,27 +103,40 @@ def simulate_rna(
     as the cell cycle's does), the others belong to *types* (on, and varying, in one to a third of the types; off and
     nearly still elsewhere). A gene is in at most one module. The first cells do not depend on `n_cells`.
 
-    Args:
-        n_cells, n_genes, n_types, n_modules, n_batches, donors_per_batch: how many; `n_modules=0` is a model without.
-        median_depth, depth_sd, depth_skew: expected counts of a median cell over the simulated genes; standard
-            deviation and skewness of the natural log of depth (a fifth of its variance lies between types).
-        module_share: share of the genes that are in a module, spread evenly over the modules.
-        module_strength, type_strength: multiply the loadings, and the gene-wise type effects; 0 turns them off.
-        batch_sd, donor_sd: standard deviation over genes of the log effect of a batch, of a donor within its batch.
-        ambient: share of a cell's expected counts that comes from its donor's mean profile.
-        dispersion: multiplies the gene-wise phi (0: counts are Poisson given `expected`).
-        keep_expected: add the **dense** float32 layer "expected", the proportions p (rows sum to 1).
-        seed: not negative.
+    Parameters
+    ----------
+    n_cells, n_genes, n_types, n_modules, n_batches, donors_per_batch
+        How many; `n_modules=0` is a model without.
+    median_depth, depth_sd, depth_skew
+        Expected counts of a median cell over the simulated genes; standard deviation and skewness of the natural log of depth
+        (a fifth of its variance lies between types).
+    module_share
+        Share of the genes that are in a module, spread evenly over the modules.
+    module_strength, type_strength
+        Multiply the loadings, and the gene-wise type effects; 0 turns them off.
+    batch_sd, donor_sd
+        Standard deviation over genes of the log effect of a batch, of a donor within its batch.
+    ambient
+        Share of a cell's expected counts that comes from its donor's mean profile.
+    dispersion
+        Multiplies the gene-wise phi (0: counts are Poisson given `expected`).
+    keep_expected
+        Add the **dense** float32 layer "expected", the proportions p (rows sum to 1).
+    seed
+        Not negative.
 
-    Returns:
-        AnnData. X: CSR float32 whole counts. obs: `cell_type`, `batch`, `donor`, `depth` (expected total counts n).
-        var: indexed by ids of a reserved range, ENSG9xxxxxxxxxx, with `symbol`, `gene_ids`, `module` ("none" or a row
-        of `uns["modules"]`), `mean` (expected counts in a cell of median depth, averaged over cells). obsm
-        `program_activity` and varm `program_loading`: columns as the rows of `uns["modules"]`, whose `kind` is "shared"
-        or "types". uns `simulation`: the arguments.
+    Returns
+    -------
+    AnnData
+        X: CSR float32 whole counts. obs: `cell_type`, `batch`, `donor`, `depth` (expected total counts n). var: indexed by ids
+        of a reserved range, ENSG9xxxxxxxxxx, with `symbol`, `gene_ids`, `module` ("none" or a row of `uns["modules"]`), `mean`
+        (expected counts in a cell of median depth, averaged over cells). obsm `program_activity` and varm `program_loading`:
+        columns as the rows of `uns["modules"]`, whose `kind` is "shared" or "types". uns `simulation`: the arguments.
 
-    Raises:
-        InputError: a number outside its range, or fewer than two genes for a module.
+    Raises
+    ------
+    InputError
+        A number outside its range, or fewer than two genes for a module.
     """
     arguments: dict[str, Any] = dict(locals())
     _check(arguments)

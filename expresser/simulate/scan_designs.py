@@ -93,27 +93,41 @@ def simulate_scan_atac(
 
     10,000 cells x 30,000 regions take 10 s of one core.
 
-    Args:
-        design: "sim1", "sim2" or "sim3".
-        n_cells, n_regions: how many; a bulk file has regions of its own.
-        sigma: standard deviation of the natural log of a cell's fragments, before the limits.
-        depth: multiplies the fragments of the design and both limits. Without it, the share of 30,000 regions that there are, at
-            most 1, so that regions are covered as they are in the design; 1 with a bulk file.
-        fewest, most: limits of a cell's fragments.
-        open_share, flips, twin_flips: of the regions, how many are peaks of the shared set; of these, how many each type
-            replaces by others; the same between the near-twins. For simulated profiles.
-        bulk, types: a file of bulk profiles (`expresser.simulate.scan_bulk.read_bulk`), and which of its columns are the
-            design's types, in the design's order; without them, its first ones.
-        genome: where simulated regions lie.
-        seed: not negative.
+    Parameters
+    ----------
+    design
+        "sim1", "sim2" or "sim3".
+    n_cells, n_regions
+        How many; a bulk file has regions of its own.
+    sigma
+        Standard deviation of the natural log of a cell's fragments, before the limits.
+    depth
+        Multiplies the fragments of the design and both limits. Without it, the share of 30,000 regions that there are, at most
+        1, so that regions are covered as they are in the design; 1 with a bulk file.
+    fewest, most
+        Limits of a cell's fragments.
+    open_share, flips, twin_flips
+        Of the regions, how many are peaks of the shared set; of these, how many each type replaces by others; the same between
+        the near-twins. For simulated profiles.
+    bulk, types
+        A file of bulk profiles (`expresser.simulate.scan_bulk.read_bulk`), and which of its columns are the design's types, in
+        the design's order; without them, its first ones.
+    genome
+        Where simulated regions lie.
+    seed
+        Not negative.
 
-    Returns:
-        AnnData. X: CSR float32, fragments (at most four a region). obs: `cell_type`, `batch`, `depth` (fragments drawn).
-        var: "chr1:100-600" with `chrom`, `start`, `end`, `background` (its share of background fragments). varm `bulk`: the
-        signal of each type, 0 where it has no peak. uns `simulation`: the arguments, `types`, `twins` and `batches`.
+    Returns
+    -------
+    AnnData
+        X: CSR float32, fragments (at most four a region). obs: `cell_type`, `batch`, `depth` (fragments drawn). var:
+        "chr1:100-600" with `chrom`, `start`, `end`, `background` (its share of background fragments). varm `bulk`: the signal
+        of each type, 0 where it has no peak. uns `simulation`: the arguments, `types`, `twins` and `batches`.
 
-    Raises:
-        InputError: an unknown design, a number outside its range, a bad file, or more fragments than regions can give.
+    Raises
+    ------
+    InputError
+        An unknown design, a number outside its range, a bad file, or more fragments than regions can give.
     """
     args: dict[str, Any] = dict(locals())
     if depth is None:

@@ -15,6 +15,7 @@ from expresser.checkpoint import Checkpoint
 from expresser.embed import embed_counts
 from expresser.errors import InputError
 from expresser.model.last_blocks import block_parameters
+from expresser.notebook import card
 from expresser.record import provenance, write_metrics
 from finetune.annotation.classifier import FineTuning
 from finetune.annotation.data import Data, LabelledCells, read_labelled
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 _FILES = ("classifier", "metrics.json", "predictions.parquet", "report.html", "run.json", "state")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AnnotationResult:
     """What an annotation run found.
 
@@ -50,6 +51,12 @@ class AnnotationResult:
     scores: pd.DataFrame
     predictions: pd.DataFrame
     metrics: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"AnnotationResult({len(self.scores)} rows)\n{self.scores}"
+
+    def _repr_html_(self) -> str:
+        return card("AnnotationResult", {"predictions": len(self.predictions)}, {"scores": self.scores}, opened=True)
 
 
 def run_annotation(

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from expresser.plots import bar_axes, curve_axes, density_scatter_axes, hist_axes, svg
+from expresser.plots_numbers import hexagons, histogram
 from expresser.report import Figure, Section, Table, write_report
 from finetune.imputation.baselines import BASELINES
 from finetune.imputation.checks_page import check_sections
@@ -228,17 +229,20 @@ def _figures(
             xlabel="hidden value",
             ylabel="predicted",
         )
-        items.append(Figure(f"{name}: predicted against hidden", svg(cloud), "Each hexagon: number of entries."))
+        numbers = hexagons(drawings.truth, drawings.prediction[name], xlabel="hidden value")
+        items.append(
+            Figure(f"{name}: predicted against hidden", svg(cloud), "Each hexagon: number of entries.", numbers)
+        )
     groups = {name: r[~np.isnan(r)] for name in shown if (r := drawings.by_gene[name]).size}
     groups = {name: r for name, r in groups.items() if r.size}
     if groups:
 
-        def histogram(ax: Axes) -> Axes:
+        def bars(ax: Axes) -> Axes:
             return hist_axes(ax, groups, bins=40, xlabel="Pearson r inside a gene", ylabel="genes")
 
         caption = "; ".join(f"{name}: median {np.median(r):.3f} of {len(r):,} genes" for name, r in groups.items())
         caption += ". Genes with fewer than ten entries have no r."
-        items.append(Figure("Correlation by gene", svg(histogram), caption))
+        items.append(Figure("Correlation by gene", svg(bars), caption, histogram(groups, bins=40)))
     return items
 
 

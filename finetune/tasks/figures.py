@@ -78,7 +78,8 @@ def _cloud(predictions: pd.DataFrame, name: str, metrics: Mapping[str, Any]) -> 
         ylabel="predicted",
     )
     caption = "First repeat: each gene once, predicted by a head that was not fitted on it. r: mean over all folds."
-    return Figure(f"{name}: predicted against true", svg(cloud), caption)
+    numbers = first[["label", name]].rename(columns={"label": str(metrics["target"]), name: "predicted"})
+    return Figure(f"{name}: predicted against true", svg(cloud), caption, numbers.reset_index(drop=True))
 
 
 def _confusion(predictions: pd.DataFrame, name: str) -> Figure:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from expresser import __version__
+from expresser.notebook import card
 from expresser.record import canonical_json, provenance
 from expresser.run_folder import claim
 from finetune.splits.rules import Split
@@ -45,7 +46,7 @@ class Fitted:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TaskResult:
     """What a task found.
 
@@ -59,6 +60,17 @@ class TaskResult:
     metrics: dict[str, Any]
     resumed: int = 0
     finished: bool = False
+
+    def __repr__(self) -> str:
+        return f"TaskResult({len(self.scores)} rows)\n{self.scores}"
+
+    def _repr_html_(self) -> str:
+        return card(
+            "TaskResult",
+            {"predictions": len(self.predictions), "fits found": self.resumed},
+            {"scores": self.scores},
+            opened=True,
+        )
 
 
 class Steps:

@@ -30,10 +30,10 @@ class AtacRecipe:
     released code).
     """
 
-    autosomes: bool = True
-    min_cells: int = 5
-    max_share: float = 0.1
-    share_of: Literal["cells", "commonest_peak"] = "cells"
+    autosomes: bool = True  # peaks of other chromosomes are left out
+    min_cells: int = 5  # training cells in which a peak must be open
+    max_share: float = 0.1  # of cells in which a peak may be open; commoner ones are left out
+    share_of: Literal["cells", "commonest_peak"] = "cells"  # max_share: of training cells, or the commonest peak's
     min_share: float = 0.0  # of all training cells, beside min_cells
     merge: bool = True  # join peaks of a file that overlap
     n_top_peaks: int | None = None  # only so many, those of the greatest sum of TF-IDF over training cells; None: all

@@ -28,9 +28,9 @@ class RnaRecipe:
 
     min_genes: int = 200  # expressed genes a cell must have, of all that n_top_genes chooses among; 0: no filter
     max_genes: int | None = 7000  # None or 0: no filter
-    autosomes: bool = True
-    log: bool = True
-    scale: bool = True
+    autosomes: bool = True  # genes of other chromosomes are left out, where most genes' places are known
+    log: bool = True  # natural logarithm of one plus size-normalised counts
+    scale: bool = True  # each gene to mean 0 and standard deviation 1 in training cells
     clip: float = 0.005  # share of all entries below the lower and above the upper bound; 0: no clipping
     n_top_genes: int | None = None  # the most variable among training cells (scanpy's seurat), so many; None: all
 
