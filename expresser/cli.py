@@ -9,6 +9,7 @@ from typing import Any
 
 from expresser import __version__
 from expresser.errors import InputError
+from expresser.invocation import invoked
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[0] not in known:
         fail(f"no command {argv[0]!r}; there are {', '.join(known)}.")
     try:
-        known[argv[0]].load().run(argv[1:])
+        with invoked(argv):
+            known[argv[0]].load().run(argv[1:])
     except InputError as error:
         if os.environ.get("EXPRESSER_DEBUG"):
             raise

@@ -51,9 +51,11 @@ def corpus_build(
         source_column: With --deduplicate source: the obs column that names the study or sample. Without it, the file.
         workers: Processes that read files at once; the corpus is the same. Without it, one a core, or one for less than 200 MB.
     """
+    from expresser.contents import note_sha256
     from expresser.corpus.build import build_corpus
     from expresser.corpus.info import corpus_info, info_text
     from expresser.genes import GeneVocab
+    from expresser.record import leave_record
 
     vocab = None if genes is None else GeneVocab.read(genes)
     with progress_bar("corpus") as report:
@@ -72,6 +74,11 @@ def corpus_build(
             workers=_workers(workers, inputs),
             progress=lambda stage, done, total: report(done, total, stage),
         )
+    for path, source in zip(inputs, corpus.manifest["sources"]):
+        if path.suffix in (".h5ad", ".h5", ".loom"):  # one file each, which the build has hashed
+            note_sha256(path, source["sha256"])
+    if not (out / "run.json").is_file():
+        leave_record(out, "corpus build", seed=seed, corpus_id=corpus.corpus_id)
     print(info_text(corpus_info(corpus.path)))
 
 
@@ -182,6 +189,7 @@ def corpus_split(
     from expresser.corpus.dealing import parse_shares
     from expresser.corpus.splitting import report_text, split_corpus
     from expresser.corpus.store import Corpus
+    from expresser.record import leave_record
 
     wanted = parse_shares(shares)
     with progress_bar("split") as report:
@@ -194,6 +202,7 @@ def corpus_split(
             missing=missing,
             progress=lambda side, done, total: report(done, total, side),
         )
+    leave_record(out, "corpus split", seed=seed)
     print(report_text(found, out))
 
 
@@ -228,6 +237,7 @@ def corpus_subset(
     from expresser.corpus.info import origin_text
     from expresser.corpus.selection import subset_corpus
     from expresser.corpus.store import Corpus
+    from expresser.record import leave_record
 
     with progress_bar("subset") as report:
         corpus = subset_corpus(
@@ -242,6 +252,7 @@ def corpus_subset(
             seed=seed,
             progress=report,
         )
+    leave_record(out, "corpus subset", seed=seed, corpus_id=corpus.corpus_id)
     origin = origin_text(corpus.manifest["derived_from"])
     print(
         f"{out}: {corpus.n_cells:,} cells x {len(corpus.vocab):,} {corpus.features}, id {corpus.corpus_id[:12]}, from {origin}"

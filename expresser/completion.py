@@ -8,8 +8,9 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from expresser.cli import Command, commands
@@ -56,21 +57,46 @@ def forms() -> list[Form]:
     return [first, *(form for command in known.values() for form in _of_command(command))]
 
 
+def form_at(line: Sequence[str]) -> Form:
+    """The form that a command line is in, which has options: its first words are the form's, the others options and files.
+
+    InputError where they name no command and verb of this program.
+    """
+    known = commands()
+    if not line or line[0] not in known:
+        raise InputError(f"no command {line[0] if line else ''!r}; there are {', '.join(known)}.")
+    command: Command = known[line[0]].load()
+    words: tuple[str, ...] = ()
+    spec = _asked(command, words)
+    while below := _below(command, words, spec):
+        verb = line[len(words) + 1] if len(line) > len(words) + 1 else ""
+        if verb not in below:
+            raise InputError(f"no {' '.join([command.name, *words])} {verb!r}; there are {', '.join(sorted(below))}.")
+        words = (*words, verb)
+        spec = below[verb]()
+    return Form((command.name, *words), _line(command.summary), (), tuple(_option(each) for each in spec["options"]))
+
+
+def _below(command: Command, words: tuple[str, ...], spec: dict[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What may follow these words, and how its specification is had."""
+    if words and words[-1] in command.named:  # the next word is a name, and each has options of its own
+        return {name: partial(_asked, command, (*words, name)) for name in command.named[words[-1]]()}
+    return {verb: partial(dict, of) for verb, of in spec["subcommands"].items()}
+
+
 def _of_command(command: Command) -> Iterator[Form]:
     yield from _of_spec(command, (), _asked(command, ()), command.summary)
 
 
 def _of_spec(command: Command, words: tuple[str, ...], spec: dict[str, Any], summary: str) -> Iterator[Form]:
-    below: dict[str, dict[str, Any]] = dict(spec["subcommands"])
-    if words and words[-1] in command.named:  # the next word is a name, and each has options of its own
-        below = {name: _asked(command, (*words, name)) for name in command.named[words[-1]]()}
+    below = _below(command, words, spec)
     options = () if below else tuple(_option(each) for each in spec["options"])
     yield Form((command.name, *words), _line(summary), tuple(sorted(below)), options)
     listed = printed(command, [*words, "--help"]) if below else ""
     for verb in sorted(below):
         found = re.search(rf"^[│ ]*(?:• )?{re.escape(verb)} {{2,}}(\S.*)", listed, re.M)
         said = found[1].rstrip("│ ") if found else _first(printed(command, [*words, verb, "--help"]))
-        yield from _of_spec(command, (*words, verb), below[verb], said)
+        yield from _of_spec(command, (*words, verb), below[verb](), said)
 
 
 def _asked(command: Command, words: tuple[str, ...]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expresser.errors import InputError
+from expresser.invocation import note_fetched
 
 RepoType = Literal["model", "dataset"]
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"  # org/name
@@ -95,12 +96,14 @@ def snapshot(model: str, files: tuple[str, ...]) -> Path:
 
     name, _, revision = model.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:  # as above
         reason = refusal(error, name, revision or None, repo_type="model")
         raise InputError(
             f"{model}: no such folder here, and the hub did not give it: {reason} ({_line(error)})"
         ) from error
+    note_fetched(model, folder)
+    return folder
 
 
 def refusal(

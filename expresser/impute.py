@@ -18,6 +18,7 @@ from expresser.model.cells import Cells, Views
 from expresser.model.keyed import keyed_rank
 from expresser.model.ragged import Ragged
 from expresser.progress import shown
+from expresser.record import provenance, storable
 
 # In pretraining a quarter of the genes shown are masked. More queries at once would show the encoder a cell it has never met.
 _QUERIES_PER_CONTEXT = 1 / 3
@@ -301,4 +302,5 @@ def _asked(
 
 def trace(checkpoint: Checkpoint, **more: object) -> dict[str, object]:
     """Provenance for ``uns``: which model made a result."""
-    return {"model": checkpoint.source, "corpus_id": str(checkpoint.run.get("corpus_id", "")), **more}
+    made = {"model": checkpoint.source, "corpus_id": str(checkpoint.run.get("corpus_id", "")), **more}
+    return made | {"provenance": storable(provenance())}

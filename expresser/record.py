@@ -18,15 +18,20 @@ import pandas as pd
 from expresser import __version__
 from expresser.atomic import write_text
 from expresser.errors import InputError
+from expresser.invocation import invocation
 from expresser.readable import Number
 
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "anndata", "scanpy", "scikit-learn", "numpy")
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "anndata", "scanpy", "scikit-learn", "scipy", "numpy")
+VERSIONED = ("expresser", "python", *_PACKAGES)
 
 
-def provenance(command: str | None = None, seed: int | None = None, **more: Any) -> dict[str, Any]:
-    """What a reader needs to run this again: command, seed, UTC time, machine, versions, and `more` (hashes, ids).
+def provenance(
+    command: str | None = None, seed: int | None = None, *, hashed: bool = True, **more: Any
+) -> dict[str, Any]:
+    """What a reader, and `expresser repeat`, need to run this again: command, seed, UTC time, machine, versions, and `more`.
 
-    command: None takes this process's own command line. Packages that are not installed have version None.
+    command: None takes this process's own command line. `invocation` holds the same as data, with the content of what it read,
+    hashed: see `expresser.invocation`. Packages that are not installed have version None.
     """
     import torch  # here, since reading or writing metrics should not cost its seconds of import
 
@@ -45,7 +50,39 @@ def provenance(command: str | None = None, seed: int | None = None, **more: Any)
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"command": command, "seed": seed, "time_utc": now, **more, "machine": machine, "versions": versions}
+    told = {"command": command, "seed": seed, "time_utc": now, **more}
+    return told | {"invocation": invocation(hashed=hashed), "machine": machine, "versions": versions}
+
+
+def leave_record(folder: Path, made: str, *, seed: int | None = None, part: Path | None = None, **more: Any) -> None:
+    """``run.json`` in a folder of data that a command made ("corpus build", "simulate rna").
+
+    Where another command has left its own there, as several simulations in one folder do, it is named after this one.
+    part: the folder that is filled in the place of `folder` (`expresser.atomic.replaced_together`).
+    """
+    path = folder / "run.json"
+    if path.is_file():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8")).get("made") != made
+        except (ValueError, AttributeError):
+            theirs = True
+        if theirs:
+            path = folder / f"run_{made.replace(' ', '_')}.json"
+    write_metrics(
+        (part or folder) / path.name, {"made": made, "seed": seed, **more, "provenance": provenance(seed=seed)}
+    )
+
+
+def storable(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `provenance` returned as `uns` of an .h5ad file can hold it: nothing is absent, the invocation is JSON text."""
+    plain = {key: value for key, value in plain_json(found).items() if key != "invocation"}
+    if found.get("invocation") is not None:
+        plain["invocation"] = json.dumps(found["invocation"], sort_keys=True)
+    return _present(plain)
+
+
+def _present(value: Any) -> Any:
+    return {k: _present(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def write_metrics(path: str | Path, mapping: Mapping[str, Any]) -> Path:

@@ -30,6 +30,7 @@ NAMES = [
     "impute",
     "pretrain",
     "push",
+    "repeat",
     "report",
     "simulate",
     "translate",

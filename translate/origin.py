@@ -1,12 +1,12 @@
 """Where a study came from: which files, read how, with which content; enough to read it again or to say what changed."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from expresser.corpus.manifest import MANIFEST, read_manifest, sha256_file
+from expresser.contents import content_sha256
+from expresser.corpus.manifest import MANIFEST, read_manifest
 from expresser.errors import InputError
 from translate.corpora import study_of_corpus
 from translate.data import read_study
@@ -107,20 +107,10 @@ def layers(given: str | None) -> str | dict[Modality, str] | None:
 
 
 def content_hash(path: Path) -> str:
-    """sha256 of a file; of a folder, of its files with their names, sorted; of a corpus, its id, which its manifest vouches for.
-
-    InputError where there is neither.
-    """
-    if path.is_file():
-        return sha256_file(path)
-    if not path.is_dir():
-        raise InputError(f"{path}: there is no such file or folder.")
+    """`content_sha256`, after the manifest of a corpus has been proven; InputError where there is neither file nor folder."""
     if (path / MANIFEST).is_file():
         return str(read_manifest(path)["corpus_id"])
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\0".encode())
-    return digest.hexdigest()
+    return content_sha256(path)
 
 
 def _names(given: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from expresser.errors import InputError
 from expresser.notebook import Part, card, lines
-from expresser.record import provenance
+from expresser.record import provenance, storable
 from translate import saving
 from translate.batches import Batch
 from translate.data import read_one
@@ -279,7 +279,7 @@ class Translator:
             "system": self.name,
             "source": source,
             "to": to or "latent",
-            "provenance": provenance(seed=self.run.get("seed")),
+            "provenance": storable(provenance(seed=self.run.get("seed"))),
         }
 
     def target(self, source: Modality, to: Modality | None = None) -> Modality:

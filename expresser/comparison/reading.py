@@ -59,6 +59,8 @@ def _read(folder: Path) -> Run:
     if "system" in known and "study" in known:
         embeds = "embeddings" in (metrics or {}) or len(known.get("features", {})) == 1
         return (read_embedder if embeds else read_translator)(folder, known, metrics)
+    if "made" in known:
+        raise NotComparable(f"is data that expresser {known['made']} made, which has no scores")
     if metrics is None:
         raise NotComparable(_nothing(folder))
     if metrics.get("task") == "annotation" and "embeddings" in metrics:
