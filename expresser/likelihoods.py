@@ -1,9 +1,12 @@
-"""Log-probabilities of counts and of open chromatin, one value an entry, in nats and in float32."""
+"""Log-probabilities of counts and of open chromatin, one value an entry, in nats and in float32.
+
+Those of counts are worked out in float64: their terms are up to a million times what is left of them.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 
 def nb_log_prob(
@@ -18,15 +21,16 @@ def nb_log_prob(
     with :math:`\mu` = `mean` > 0 and :math:`\theta` = `dispersion` > 0; the variance is :math:`\mu + \mu^2 / \theta`.
     x may be fractional (size-normalised counts): the expression is then a loss, not a probability.
     """
-    x, mean, dispersion = x.float(), mean.float(), dispersion.float()
-    ratio = mean / dispersion
-    return (
-        torch.lgamma(x + dispersion)
-        - torch.lgamma(dispersion)
-        - torch.lgamma(x + 1)
-        - (dispersion + x) * torch.log1p(ratio)
-        + torch.xlogy(x, ratio)
-    )
+    return _nb(x, mean, dispersion).float()
+
+
+def _nb(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
+    """In float64."""
+    x, mean, theta = x.double(), mean.double(), dispersion.double()
+    ratio = mean / theta
+    # Not (x + θ) ln(1 + μ/θ) less x ln(μ/θ), which are large and alike where μ is.
+    spread = theta * torch.log1p(ratio) + torch.special.xlog1py(x, theta / mean)
+    return torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1) - spread
 
 
 def zinb_log_prob(
@@ -39,16 +43,18 @@ def zinb_log_prob(
     r"""The same where a count is lost, and 0, with the probability whose log-odds are `dropout_logits` (:math:`\pi`).
 
     .. math::
-        \ln P(0) = \mathrm{softplus}(\ln NB(0) - \pi) - \mathrm{softplus}(-\pi), \qquad
-        \ln P(x) = \ln NB(x) - \pi - \mathrm{softplus}(-\pi)
+        \ln P(0) = \ln \left( \sigma(\pi) + \sigma(-\pi) NB(0) \right), \qquad
+        \ln P(x) = \ln \sigma(-\pi) + \ln NB(x)
     """
-    kept = nb_log_prob(x, mean=mean, dispersion=dispersion) - dropout_logits.float()
-    return torch.where(x > 0, kept, softplus(kept)) - softplus(-dropout_logits.float())
+    logits = dropout_logits.double()
+    kept = logsigmoid(-logits) + _nb(x, mean, dispersion)
+    return torch.where(x > 0, kept, torch.logaddexp(logsigmoid(logits), kept)).float()
 
 
 def bernoulli_log_prob(x: Float[Tensor, "*shape"], *, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Log-probability of 0/1 values whose log-odds of being 1 are `logits`; finite however large those are."""
-    return logsigmoid(torch.where(x > 0, logits, -logits).float())
+    logits = logits.float()
+    return logsigmoid(torch.where(x > 0, logits, -logits))
 
 
 def focal_loss(

@@ -248,7 +248,7 @@ class Babel(System):
     def losses(self, batch: Batch, turn: Turn) -> Terms:
         if turn.phase == "protein":
             predicted = self.protein_decoder(self.encode(batch, source="rna", to="protein"))
-            error = (predicted - batch.protein).abs().sum()
+            error = (predicted.float() - batch.protein).abs().sum()
             return {"rna_to_protein": error / (batch.share * batch.protein.shape[1])}
         terms: Terms = {}
         latents: dict[str, Tensor] = {}  # of each encoder, once

@@ -14,18 +14,23 @@ from translate.system import System
 
 LIMIT, BINS = 30.0, 6000  # log-odds beyond the limit count as at it; a bin is a hundredth
 CELLS, BATCH = 1000, 256  # looked at; at once
+PULL = 1e-3  # nats, where slope or shift is 1 away
 
 
 def platt(
     opened: Float64[np.ndarray, " bins"], total: Float64[np.ndarray, " bins"], logits: Float64[np.ndarray, " bins"]
 ) -> tuple[float, float]:
-    """Slope and shift of the most likely ``sigmoid(slope * logit + shift)``, by Newton's method on binned counts."""
-    theta = np.array([1.0, 0.0])
+    """Slope and shift of the most likely ``sigmoid(slope * logit + shift)``, by Newton's method on binned counts.
+
+    A weak pull to slope 1 and shift 0 (`PULL`) decides where the counts do not: one log-odds for all, nothing open.
+    """
+    start = np.array([1.0, 0.0])
+    theta = start.copy()
     x = np.stack([logits, np.ones_like(logits)])
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(theta @ x, -LIMIT, LIMIT)))
-        gradient = x @ (opened - total * p)
-        hessian = (x * (total * p * (1 - p))) @ x.T + 1e-9 * np.eye(2)
+        gradient = x @ (opened - total * p) - PULL * (theta - start)
+        hessian = (x * (total * p * (1 - p))) @ x.T + PULL * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         theta += np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-9:

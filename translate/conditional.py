@@ -12,6 +12,7 @@ from translate.heads import OpenHead, shrinkage
 
 Network = Literal["dense", "chromosome"]
 SLOPE = 0.2  # below zero, of the dense network
+LEAST_SPREAD = 0.01  # of log depth: by less nothing is divided, or cells of another depth than all of training would be a million away
 LOG_VARIANCE = 10.0  # at most so far from 0: beyond, divergences of pairs leave what a float32 adds up
 
 

@@ -5,8 +5,8 @@ import math
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
+from expresser.likelihoods import bernoulli_log_prob
 from expresser.model.keyed import splitmix64
 from translate.blocks import PReLU
 
@@ -107,14 +107,13 @@ def judged_as(
     known: labels that both modalities have. Of another, one side has no measured cell to be told from.
     """
     counts = (label >= 0) & known[label.clamp_min(0)]
-    own = odds.gather(1, label.clamp_min(0)[:, None]).squeeze(1)
-    loss = binary_cross_entropy_with_logits(own, torch.full_like(own, float(real)), reduction="none")
-    return torch.where(counts, loss, 0.0)
+    own = odds.float().gather(1, label.clamp_min(0)[:, None]).squeeze(1)
+    return torch.where(counts, -bernoulli_log_prob(torch.full_like(own, float(real)), logits=own), 0.0)
 
 
 def apart(
     a: Float[Tensor, "cells latent"], b: Float[Tensor, "cells latent"], *, squared: bool = False
 ) -> Float32[Tensor, " cells"]:
     """Mean absolute (or squared) difference of two latents of each cell."""
-    difference = (a - b).float()
+    difference = a.float() - b.float()
     return (difference.square() if squared else difference.abs()).mean(dim=1)

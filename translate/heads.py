@@ -201,7 +201,9 @@ def nb_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequ
     ratio = mu / theta
     log1p = ratio.log1p()
     at, y = block.flat, block.amounts()
-    m, t = mu.view(-1).index_select(0, at), theta.view(-1).index_select(0, at)
+    # Gamma functions of large counts differ by less than a float32 of either holds.
+    y = y.double()
+    m, t = mu.view(-1).index_select(0, at).double(), theta.view(-1).index_select(0, at).double()
     nonzero = y * torch.log1p(t / m) + t.lgamma() + (y + 1).lgamma() - (y + t).lgamma()
     total = (theta * log1p).sum() + nonzero.sum()
     if not wanted:
@@ -209,9 +211,9 @@ def nb_block(outputs: Outputs, block: Block, wanted: bool) -> tuple[Tensor, Sequ
     share = (ratio + 1).reciprocal_()  # θ / (θ + μ)
     # Not log1p + share - 1, which is 6e-8 of rounding where μ << θ and the difference is smaller than that.
     slope_theta = log1p.sub_(ratio.mul_(share))
-    slope_theta.view(-1).index_add_(0, at, y / (t + m) + t.digamma() - (y + t).digamma())
+    slope_theta.view(-1).index_add_(0, at, (y / (t + m) + t.digamma() - (y + t).digamma()).float())
     slope_mean = share.mul_(mu)  # the chain rule through exp
-    slope_mean.view(-1).index_add_(0, at, y * t / (t + m), alpha=-1)
+    slope_mean.view(-1).index_add_(0, at, (y * t / (t + m)).float(), alpha=-1)
     slope_theta.mul_(raw_dispersion.sigmoid_())  # and through softplus
     for slope, free in ((slope_mean, free_mean), (slope_theta, free_dispersion)):
         if free is not None:

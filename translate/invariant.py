@@ -16,7 +16,7 @@ from torch.nn import functional
 from expresser.errors import InputError
 from translate.batches import Batch
 from translate.bridge import Bridge
-from translate.conditional import ConditionalDecoder, GaussianEncoder
+from translate.conditional import LEAST_SPREAD, ConditionalDecoder, GaussianEncoder
 from translate.covariates import BatchColumn
 from translate.feed import Feed, Inputs, peak_bounds
 from translate.losses import gaussian_kl, mutual_information_bound, sample_latent
@@ -49,7 +49,7 @@ class InvariantConfig:
     positive_weight: float | Literal["ratio"] = "ratio"
     """How many times an open peak counts (ω). ratio: closed entries for an open one, in training cells."""
     most_positive_weight: float = 30.0
-    """The ratio is held to this."""
+    """The ratio is held to this, and to one over it."""
     base_rates: bool = True
     """The output layer starts at the share of cells in which each peak is open."""
     scaled: bool = True
@@ -125,12 +125,13 @@ class Invariant(System):
         cells = cells[feed.rows["atac"][cells] >= 0]
         depth = np.log(np.maximum(open_peaks(feed, cells), 1))
         self.depth_mean.fill_(depth.mean())
-        self.depth_sd.fill_(max(depth.std(), 1e-6))
+        self.depth_sd.fill_(max(depth.std(), LEAST_SPREAD))
         self.best.fill_(self._best_batch(depth, feed, cells))
         share = float(feed.open_share(cells).mean())
         c = self.config
-        omega = (1 - share) / max(share, 1e-9)
-        self.omega.fill_(min(omega, c.most_positive_weight) if c.positive_weight == "ratio" else c.positive_weight)
+        most = c.most_positive_weight
+        omega = min(max((1 - share) / max(share, 1e-9), 1 / most), most)
+        self.omega.fill_(omega if c.positive_weight == "ratio" else c.positive_weight)
         if c.base_rates:
             with torch.no_grad():
                 # Where open entries count ω times, the best constant has ω times their odds.

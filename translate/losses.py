@@ -48,7 +48,7 @@ def gaussian_kl(
     r"""Divergence of each cell's Gaussian from the standard one, nats:
     :math:`\tfrac12 \sum_d (v_d + m_d^2 - 1 - \ln v_d)`."""
     mean, log_var = mean.float(), log_var.float()
-    return 0.5 * (log_var.exp() + mean.square() - 1 - log_var).sum(dim=1)
+    return 0.5 * (log_var.expm1() - log_var + mean.square()).sum(dim=1)
 
 
 def pairwise_kl(
@@ -61,18 +61,19 @@ def pairwise_kl(
 
     .. math:: KL_{ij} = \tfrac12 \sum_d \left[ \frac{v_i}{v_j} + \frac{(m_i - m_j)^2}{v_j} + \ln v_j - \ln v_i - 1 \right]
 
-    by matrix products: nothing of cells x others x latent is made. others: their means and log variances.
+    by matrix products, in float64 since these are large where cells lie far apart: nothing of cells x others x latent is made.
+    others: their means and log variances.
     """
     with torch.autocast(mean.device.type, enabled=False):
-        m, s = mean.float(), log_var.float()
-        n, t = (m, s) if others is None else (others[0].float(), others[1].float())
+        m, s = mean.double(), log_var.double()
+        n, t = (m, s) if others is None else (others[0].double(), others[1].double())
         # Divergences do not move with the origin, but their rounding does: means lie about zero here.
         centre = n.detach().mean(dim=0)
         m, n, precision = m - centre, n - centre, (-t).exp()
         ratio = (s.exp() + m.square()) @ precision.T
         cross = m @ (n * precision).T
         of_other = (n.square() * precision + t).sum(dim=1)
-        return 0.5 * (ratio - 2 * cross + of_other - s.sum(dim=1, keepdim=True) - m.shape[1])
+        return (0.5 * (ratio - 2 * cross + of_other - s.sum(dim=1, keepdim=True) - m.shape[1])).float()
 
 
 def mutual_information_bound(

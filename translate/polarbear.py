@@ -115,7 +115,7 @@ class Polarbear(System):
                 f"no training cell has; there are {', '.join(map(repr, c.batch.names))}. Say which they are to be taken for "
                 "(--config.unknown-batch NAME, or reference: the largest), or leave --batch out."
             )
-        self.depth.fill_(max(feed.median_open(cells), 1.0))
+        self.depth.fill_(feed.median_open(cells))
         both = feed.has("rna")[cells] & feed.has("atac")[cells]
         for number, modality in enumerate(SIDES):
             own = both if c.coassay_only else feed.has(modality)[cells]

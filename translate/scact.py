@@ -16,7 +16,7 @@ from translate.autoencoders import Encoder, ExpressionDecoder, balanced_block
 from translate.base_rate import shift_to_base_rate
 from translate.batches import Batch, within
 from translate.blocks import SparseDense
-from translate.conditional import ByChromosome, ConditionalDecoder
+from translate.conditional import LEAST_SPREAD, ByChromosome, ConditionalDecoder
 from translate.cyclic import Discriminators, LatentMap, apart, judged_as
 from translate.feed import Feed, Inputs, peak_bounds, rna_input
 from translate.heads import blockwise
@@ -120,7 +120,7 @@ class Scact(System):
             depth = depth if c.raw_depth else np.log(np.maximum(depth, 1))
             self.depth_mean.fill_(depth.mean())
             if not c.raw_depth:
-                self.depth_sd.fill_(max(depth.std(), 1e-6))
+                self.depth_sd.fill_(max(depth.std(), LEAST_SPREAD))
                 self.atac_decoder.start_at_depth(float(self.depth_sd) if c.base_rates else 0.0)
         if len(rna):
             mean, variance = _moments(feed, rna)

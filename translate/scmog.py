@@ -133,7 +133,7 @@ class Critic(nn.Module):
 
     def forward(self, x: SparseRows | Tensor) -> Float[Tensor, " cells"]:
         first = self.first(x) if isinstance(x, SparseRows) else self.first.dense(x)
-        return self.others(first.squeeze(1)).squeeze(1)
+        return self.others(first.squeeze(1)).squeeze(1).float()
 
 
 class Scmog(System):
@@ -268,7 +268,7 @@ class Scmog(System):
                 return {"opinion": -generated}
             return {"generated": generated, "measured": -critic(self._measured(batch, to)).sum() / batch.share}
         if to == "protein":
-            return {f"{source}_to_protein": ((hidden - batch.protein) ** 2).mean(dim=1).sum() / batch.share}
+            return {f"{source}_to_protein": ((hidden.float() - batch.protein) ** 2).mean(dim=1).sum() / batch.share}
         target = batch.rna.targets if to == "rna" else batch.atac
         weight = 1 / target.n_features if to == "rna" else 1.0  # a mean over genes, a sum over peaks
         terms = {f"{source}_to_{to}": decoder.head.loss(hidden, target) / batch.share * weight}

@@ -15,7 +15,7 @@ from translate.factor_linear import OutputLayer, output_layer, part_of, shrink
 from translate.heads import DISPERSION_RANGE, START, shrinkage
 
 CELLS = 512  # whose genes are looked at all at once
-MOST = math.log(DISPERSION_RANGE[1])  # log dispersion; beyond, gamma functions of float32s differ by rounding alone
+LOG_DISPERSION_RANGE = (math.log(DISPERSION_RANGE[0]), math.log(DISPERSION_RANGE[1]))
 
 
 class _Zinb(torch.autograd.Function):
@@ -35,7 +35,7 @@ class _Zinb(torch.autograd.Function):
         for number, span in enumerate(slice(a, b) for a, b in pairwise(target.bounds)):
             log_theta = table[:, span].float()
             raw = log_theta[codes] if len(table) > 1 else log_theta.expand(len(codes), -1)
-            held = raw.clamp_max(MOST)
+            held = raw.clamp(*LOG_DISPERSION_RANGE)
             value, slopes = _judged(
                 log_mean[:, span].float(), dropout[:, span].float(), held, target.block(number), wanted
             )
@@ -43,7 +43,7 @@ class _Zinb(torch.autograd.Function):
             if wanted:
                 of_mean, of_dropout, of_theta = slopes
                 grads[0][:, span], grads[1][:, span] = of_mean, of_dropout
-                grads[2][:, span] = of_batch.T @ of_theta.mul_(raw <= MOST)
+                grads[2][:, span] = of_batch.T @ of_theta.mul_(raw == held)
         if wanted:
             ctx.save_for_backward(*grads)
         return total.float()
@@ -71,12 +71,17 @@ def _judged(
     log1p = ratio.log1p()
     n = -theta * log1p
     kept, at_zero = -dropout, n - dropout
-    total = softplus(kept).sum() - softplus(at_zero).sum()
-    at, x = block.flat.long(), block.amounts()
-    m, t = mu.view(-1).index_select(0, at), theta.reshape(-1).index_select(0, at)
-    some_n, some_zero = n.view(-1).index_select(0, at), at_zero.view(-1).index_select(0, at)
-    nonzero = some_n - x * torch.log1p(t / m) + (x + t).lgamma() - t.lgamma() - (x + 1).lgamma()
-    total = total + (softplus(some_zero) - kept.view(-1).index_select(0, at) - nonzero).sum()
+    # That difference, of terms that are small where it is.
+    total = -(torch.maximum(n, -kept.relu()) + softplus(-at_zero.abs()) - softplus(-kept.abs())).sum()
+    # Gamma functions of large counts differ by less than a float32 of either holds.
+    at, x = block.flat.long(), block.amounts().double()
+    log_m, log_t, some_n, some_kept = (
+        y.reshape(-1).index_select(0, at).double() for y in (log_mean, log_theta, n, kept)
+    )
+    m, t = log_m.exp(), log_t.exp()
+    # Not log1p(t / m), since a share may be too small for a number.
+    nonzero = some_n - x * softplus(log_t - log_m) + (x + t).lgamma() - t.lgamma() - (x + 1).lgamma()
+    total = total + (softplus(some_n + some_kept) - some_kept - nonzero).sum()
     if not wanted:
         return total, ()
     # d/dn and d/dπ of every entry as a zero, then of the non-zeros what they have instead.
@@ -86,9 +91,9 @@ def _judged(
     of_dropout.view(-1).index_copy_(0, at, 1 - kept.view(-1).index_select(0, at).sigmoid())
     share = (ratio + 1).reciprocal()  # θ / (θ + μ)
     of_mean = of_n * mu.mul(share).neg_()
-    of_mean.view(-1).index_add_(0, at, x * t / (t + m), alpha=-1)
+    of_mean.view(-1).index_add_(0, at, (x * t / (t + m)).float(), alpha=-1)
     of_theta = of_n.mul_(ratio.mul_(share).sub_(log1p))
-    of_theta.view(-1).index_add_(0, at, x / (t + m) + t.digamma() - (x + t).digamma())
+    of_theta.view(-1).index_add_(0, at, (x / (t + m) + t.digamma() - (x + t).digamma()).float())
     return total, (of_mean, of_dropout, of_theta.mul_(theta))
 
 
