@@ -9,6 +9,7 @@ import tyro
 
 from expresser.cli import Command
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
 
 Positional = tyro.conf.Positional
@@ -37,6 +38,7 @@ def _single(command: Callable[[], Command], function: Callable[..., None]) -> Ca
 # --- genes ---------------------------------------------------------------------------------------------------------------------
 
 
+@one_writer_of_out
 def genes_build(*, out: Path, hgnc: Path | None = None, gtf: Path | None = None) -> None:
     """Write a gene vocabulary from an HGNC complete-set table or a GENCODE/Ensembl GTF.
 
@@ -61,6 +63,7 @@ def genes_build(*, out: Path, hgnc: Path | None = None, gtf: Path | None = None)
     print(f"{len(vocab):,} protein-coding genes in {out} (sha256 {vocab.sha256[:12]})")
 
 
+@one_writer_of_out
 def genes_export(model: Annotated[str, Positional], *, out: Path) -> None:
     """Write a model's gene embeddings as parquet, or as word2vec text where the name ends in .txt or .vec.
 
@@ -121,6 +124,7 @@ def _write(adata: Any, out: Path) -> None:
         adata.write_h5ad(part)
 
 
+@one_writer_of_out
 def embed_command(
     model: Annotated[str, Positional],
     input: Annotated[Path, Positional],
@@ -151,6 +155,7 @@ def embed_command(
     print(f"{adata.n_obs:,} cells x {adata.obsm['X_expresser'].shape[1]} dimensions in {out}: obsm['X_expresser']")
 
 
+@one_writer_of_out
 def impute_command(
     model: Annotated[str, Positional],
     input: Annotated[Path, Positional],
@@ -194,6 +199,7 @@ def impute_command(
 # --- demo ----------------------------------------------------------------------------------------------------------------------
 
 
+@one_writer_of_out
 def demo_command(*, out: Path = Path("demo"), seed: int = 0, small: bool = False) -> None:
     """Run every stage on simulated data and end with a report; interrupted, the same command goes on.
 

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import tyro
 
 from expresser.cli import Command
+from expresser.one_writer import one_writer_of_out
 
 Positional = tyro.conf.Positional
 _WIDEST = 44  # letters of a row's name on a terminal
 _COLUMNS = 4
 
 
+@one_writer_of_out
 def report_command(runs: Annotated[tuple[Path, ...], Positional], *, out: Path = Path("comparison.html")) -> None:
     """Compare runs side by side: scores beside baselines, what differs in their settings, curves, cost.
 

@@ -7,8 +7,10 @@ from typing import Literal
 import tyro
 
 from expresser.cli import Command
+from expresser.one_writer import one_writer_of_out
 
 
+@one_writer_of_out
 def simulate_rna_command(
     *,
     out: Path,
@@ -37,7 +39,8 @@ def simulate_rna_command(
         median_depth: Median counts a cell.
         seed: One seed, one data set.
     """
-    from expresser.atomic import replaced
+    from expresser.atomic import replaced_together
+    from expresser.record import leave_record
     from expresser.simulate import simulate_gene_labels, simulate_rna
 
     adata = simulate_rna(
@@ -50,18 +53,22 @@ def simulate_rna_command(
         seed=seed,
     )
     labels = simulate_gene_labels(adata, seed=seed) if modules > 1 else None
-    with replaced(out / "rna.h5ad") as part:
-        adata.write_h5ad(part)
+    with replaced_together(out, last="rna.h5ad") as part:
+        adata.write_h5ad(part / "rna.h5ad")
+        if labels is not None:
+            labels.write(part)
+        leave_record(out, "simulate rna", seed=seed, part=part)
     print(f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out / 'rna.h5ad'}")
     if labels is None:
         print(f"no gene labels: they follow the differences between modules, and there are {modules}")
         return
-    pairs, properties = labels.write(out)
     print(
-        f"{len(labels.pairs):,} labelled pairs of genes in {pairs}, properties of {len(labels.properties):,} genes in {properties}"
+        f"{len(labels.pairs):,} labelled pairs of genes in {out / 'pairs.tsv'}, properties of {len(labels.properties):,} genes in "
+        f"{out / 'properties.tsv'}"
     )
 
 
+@one_writer_of_out
 def simulate_multiome_command(
     *,
     out: Path,
@@ -100,8 +107,9 @@ def simulate_multiome_command(
         binary: 1 for an open peak, no counts of cut sites.
         seed: One seed, one data set.
     """
-    from expresser.atomic import replaced
+    from expresser.atomic import replaced_together
     from expresser.errors import InputError
+    from expresser.record import leave_record
     from expresser.simulate import Multiome, simulate_multiome
 
     if alone < 0:
@@ -120,14 +128,18 @@ def simulate_multiome_command(
         binary=binary,
         seed=seed,
     )
-    Multiome(made.rna[:cells].copy(), made.atac[:cells].copy()).write(out)
+    single = (("rna_only", made.rna, cells), ("atac_only", made.atac, cells + alone)) if alone else ()
+    with replaced_together(out, last="rna.h5ad") as part:
+        Multiome(made.rna[:cells].copy(), made.atac[:cells].copy()).write(part)
+        for name, adata, first in single:
+            adata[first : first + alone].copy().write_h5ad(part / f"{name}.h5ad")
+        leave_record(out, "simulate multiome", seed=seed, part=part)
     print(f"{cells:,} cells x {genes:,} genes in {out / 'rna.h5ad'}, x {peaks:,} peaks in {out / 'atac.h5ad'}")
-    for name, adata, first in (("rna_only", made.rna, cells), ("atac_only", made.atac, cells + alone)) if alone else ():
-        with replaced(out / f"{name}.h5ad") as part:
-            adata[first : first + alone].copy().write_h5ad(part)
+    for name, _, _ in single:
         print(f"{alone:,} cells more in {out / f'{name}.h5ad'}")
 
 
+@one_writer_of_out
 def simulate_cite_command(
     *,
     out: Path,
@@ -163,6 +175,8 @@ def simulate_cite_command(
         nonlinearity: 0, log rates are linear in the cells' states, to 1.
         seed: One seed, one data set.
     """
+    from expresser.atomic import replaced_together
+    from expresser.record import leave_record
     from expresser.simulate import simulate_cite
 
     made = simulate_cite(
@@ -178,11 +192,14 @@ def simulate_cite_command(
         nonlinearity=nonlinearity,
         seed=seed,
     )
-    made.write(out)
+    with replaced_together(out, last="rna.h5ad") as part:
+        made.write(part)
+        leave_record(out, "simulate cite", seed=seed, part=part)
     where = f"{out / 'rna.h5ad'}, x {proteins:,} proteins in {out / 'protein.h5ad'}"
     print(f"{cells:,} cells x {genes:,} genes in {where}")
 
 
+@one_writer_of_out
 def simulate_atac_command(
     *,
     out: Path,
@@ -221,7 +238,8 @@ def simulate_atac_command(
         types: Columns of that table that are the design's types, in its order. Without them, the first ones.
         seed: One seed, one data set.
     """
-    from expresser.atomic import replaced
+    from expresser.atomic import replaced_together
+    from expresser.record import leave_record
     from expresser.simulate import simulate_scan_atac
 
     adata = simulate_scan_atac(
@@ -238,8 +256,9 @@ def simulate_atac_command(
         types=types,
         seed=seed,
     )
-    with replaced(out / "atac.h5ad") as part:
-        adata.write_h5ad(part)
+    with replaced_together(out, last="atac.h5ad") as part:
+        adata.write_h5ad(part / "atac.h5ad")
+        leave_record(out, "simulate atac", seed=seed, part=part)
     numbers = ", ".join(f"{name} {n:,}" for name, n in adata.obs["cell_type"].value_counts(sort=False).items())
     print(f"{adata.n_obs:,} cells x {adata.n_vars:,} regions in {out / 'atac.h5ad'}: {numbers}")
 

@@ -11,6 +11,7 @@ from typing import Any
 from expresser import __version__
 from expresser.atomic import write_text
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 from expresser.public_data import SOURCE, PublicData, PublicFile
 from expresser.public_data_http import Resuming, error_text, probe
 from expresser.public_data_unpack import is_archive, unpack
@@ -61,15 +62,16 @@ def fetch(
             f"{data.name}: no address of its files is known here. By hand: {data.page}. {data.note or ''}".strip()
         )
     folder = Path(cache_folder() if out is None else out).expanduser().resolve() / data.name
-    folder.mkdir(parents=True, exist_ok=True)
-    known = _recorded(folder)
-    for file in wanted:
-        path = folder / file.save_as
-        if _fetch_file(file, path, report) or known.get(file.save_as, {}).get("bytes") != path.stat().st_size:
-            known[file.save_as] = _record(file, path)
-            _write_source(data, folder, known)
-        if unpacked and is_archive(path):
-            unpack(path, folder, reserved={SOURCE, *(each.save_as for each in data.files)})
+    with one_writer(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        known = _recorded(folder)
+        for file in wanted:
+            path = folder / file.save_as
+            if _fetch_file(file, path, report) or known.get(file.save_as, {}).get("bytes") != path.stat().st_size:
+                known[file.save_as] = _record(file, path)
+                _write_source(data, folder, known)
+            if unpacked and is_archive(path):
+                unpack(path, folder, reserved={SOURCE, *(each.save_as for each in data.files)})
     return folder
 
 

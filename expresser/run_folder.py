@@ -1,14 +1,14 @@
 """The folder of a run: whose it is, and its log."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expresser.atomic import flush, is_empty, sweep, write_text
 from expresser.errors import InputError
 from expresser.record import write_metrics
+from expresser.run_files import read_log
 
 
 class Log:
@@ -21,14 +21,10 @@ class Log:
         self.path, self.active = path, active
         self.entries: list[dict[str, Any]] = []
         if keep_until and path.exists():
-            # A line without its newline was cut short by what killed the run.
-            lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            self.entries = [line for line in lines if line[position] <= keep_until]
+            self.entries = [line for line in read_log(path) if line.get(position, 0) <= keep_until]
         self._written = len(self.entries)  # a full disk may leave lines behind, to be written when there is room
         if active:
-            part = path.with_suffix(".part")
-            part.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
-            os.replace(part, path)
+            write_text(path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
         self._size = path.stat().st_size if active else 0
 
     def write(self, entry: dict[str, Any]) -> str | None:
@@ -46,6 +42,11 @@ class Log:
             return f"{self.path}: {error.strerror or error}"
         self._written, self._size = len(self.entries), self._size + len(waiting)
         return None
+
+    def flush(self) -> None:
+        """Wait until the lines are on the disk: before a state is saved that they lead to."""
+        if self.active:
+            flush(self.path)
 
     def last(self, key: str) -> dict[str, float]:
         """The newest entry that has this key, or nothing."""
@@ -90,9 +91,8 @@ def claim(
                 f"{out}: this run began on {data} {str(before.get(data))[:12]}…, not on {str(record[data])[:12]}…. "
                 "Resume with the same data, or choose another --out."
             )
-        for left in (".model.*", "checkpoints/.step-*"):  # by a run that was killed while it saved
-            for part in out.glob(left):
-                shutil.rmtree(part)
+        for folder in (out, out / "checkpoints"):  # left by a run that was killed while it saved
+            sweep(folder)
         old, new = ({name: part.get(name) for name in also} | dict(part["config"]) for part in (before, record))
         if changed := _differences(old, new, may_change):
             raise InputError(
@@ -100,7 +100,7 @@ def claim(
                 "Resume with the same options, or choose another --out."
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"{out}: exists and is not {what}. Choose a new folder for --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)

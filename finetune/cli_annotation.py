@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from expresser.one_writer import one_writer_of_out
+
 
 def annotation(
     *,
@@ -68,6 +70,7 @@ def annotation(
         print(f"classifier ({result.metrics['classifier']['row']}): {out / 'classifier'}")
 
 
+@one_writer_of_out
 def annotate(
     classifier: Annotated[str, tyro.conf.Positional],
     input: Annotated[Path, tyro.conf.Positional],

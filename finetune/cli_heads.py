@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from finetune.cli_genes import TablesOption, open_given, vocab_of
 
 
+@one_writer_of_out
 def apply(
     head: Annotated[Path, Positional],
     *,
@@ -64,6 +66,7 @@ def apply(
         print(f"{len(unknown):,} {'name has' if len(unknown) == 1 else 'names have'} no vector: {listed(unknown, 10)}")
 
 
+@one_writer_of_out
 def export(
     *,
     out: Path,

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy import sparse
 
-from expresser.atomic import replaced
+from expresser.atomic import is_empty, remove_folder, replaced
 from expresser.errors import InputError
 
 _UNSAFE = str.maketrans(dict.fromkeys("/\\ :", "_"))
@@ -56,9 +56,10 @@ class Store:
         """Remove what is kept: the comparison is finished, and its metrics are written."""
         if self._folder is None or not self._folder.is_dir():
             return
-        shutil.rmtree(self._folder)
-        if not any(self._folder.parent.iterdir()):
-            self._folder.parent.rmdir()
+        remove_folder(self._folder)
+        if is_empty(self._folder.parent):
+            with suppress(OSError):
+                self._folder.parent.rmdir()
 
 
 def check_folder(out: Path, *, what: str, task: str | None, files: Collection[str]) -> None:

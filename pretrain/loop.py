@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import torch
 from expresser.corpus.budgets import StaticShapes
 from expresser.corpus.stream import most_micro_batches
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 from expresser.run_folder import Log
 from pretrain.agreement import by_main
 from pretrain.compiled import compile_forward
@@ -76,13 +77,15 @@ def pretrain(
     check_tracker(recipe.tracker)
     out = Path(out)
     strategy = begin(recipe, out)
-    start = Start.of(recipe, corpus_folder, out, strategy, resume=resume, verify=verify)
-    if start is None:  # finished before: nothing is left to do but what may have been left undone
-        metrics = json.loads((out / "metrics.json").read_text())
-        by_main(strategy.accelerator, lambda: None if (out / "report.html").is_file() else draw(out))
-        strategy.end()
-        return metrics
-    with Signals() as signals:
+    with ExitStack() as stack:
+        by_main(strategy.accelerator, lambda: stack.enter_context(one_writer(out)))
+        start = Start.of(recipe, corpus_folder, out, strategy, resume=resume, verify=verify)
+        if start is None:  # finished before: nothing is left to do but what may have been left undone
+            metrics = json.loads((out / "metrics.json").read_text())
+            by_main(strategy.accelerator, lambda: None if (out / "report.html").is_file() else draw(out))
+            strategy.end()
+            return metrics
+        signals = stack.enter_context(Signals())
         return _train(recipe, out, strategy, start, signals, stop_after=stop_after, quiet=quiet)
 
 

@@ -1,6 +1,5 @@
 """A pretraining run in its folder: what describes it, its checkpoints, what it leaves at the end."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from expresser import checkpoint
+from expresser.atomic import remove_folder
 from expresser.corpus.store import Corpus
 from expresser.model.modeling import ExpresserPreTrainedModel
 from expresser.record import provenance, write_metrics
@@ -53,6 +53,7 @@ class Run:
         Whatever goes wrong, the checkpoints that were there still are.
         """
         step = counters["step"]
+        log.flush()
         checkpoint.save(
             _folder(self.out, step),
             model,
@@ -67,7 +68,7 @@ class Run:
         best = min((one for one in found if one in validated), key=lambda one: validated[one], default=None)
         for old in found[: -self.recipe.keep_last]:  # keep_last is 1 or more
             if old != best:
-                shutil.rmtree(old)
+                remove_folder(old)
 
     def finish(self, model: ExpresserPreTrainedModel, metrics: dict[str, Any]) -> None:
         """Write the final model, the metrics and the report."""

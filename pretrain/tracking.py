@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from accelerate import Accelerator
 
+from expresser.atomic import write_text
 from expresser.errors import InputError
 from expresser.run_folder import flat
 from pretrain.config import Recipe
@@ -114,7 +115,7 @@ def _wandb_options(folder: Path, *, name: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "wandb_id"
     if not known.exists():
-        known.write_text(secrets.token_hex(8) + "\n")
+        write_text(known, secrets.token_hex(8) + "\n")
     if not os.environ.get("WANDB_MODE") and not _logged_in():
         # In the environment, not as an argument: told by argument, wandb 0.31 still sends its own telemetry out.
         os.environ["WANDB_MODE"] = "offline"

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
 
 
+@one_writer_of_out
 def count(
     *,
     fragments: Path,
@@ -36,7 +38,7 @@ def count(
     from anndata import AnnData
 
     from expresser.atomic import replaced
-    from expresser.record import provenance
+    from expresser.record import provenance, storable
     from translate.counting import cells_to_count, peaks_to_count
     from translate.fragments import peaks_from_fragments
     from translate.genomes import check_genome
@@ -69,7 +71,7 @@ def count(
             X=measured.matrix,
             obs=measured.obs,
             var=measured.var,
-            uns={"expresser": trace | {"genome": genome or build or "", "provenance": provenance()}},
+            uns={"expresser": trace | {"genome": genome or build or "", "provenance": storable(provenance())}},
         )
         with replaced(out) as part:
             adata.write_h5ad(part, compression="gzip")

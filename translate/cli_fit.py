@@ -1,12 +1,14 @@
 """``expresser translate fit SYSTEM``: read, split, fit, judge, and one page about all of it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 from expresser.progress import progress_bar
 from translate.cli_bridge import prove_pretrained
 from translate.cli_options import Arguments, choose_split, doubt_labels, origin_of, prove_modalities, settled
@@ -73,6 +75,13 @@ def usage() -> str:
 
 def fit(system: str, given: Arguments[Any], start: Any = None) -> None:
     """Read, split, fit, judge."""
+    from translate.fitting import is_main_process
+
+    with one_writer(given.out) if is_main_process() else nullcontext():
+        _fit(system, given, start)
+
+
+def _fit(system: str, given: Arguments[Any], start: Any) -> None:
     from expresser.corpus.together import verify_together
     from translate import fitting
     from translate.embedding_cells import label_of, prove_labels

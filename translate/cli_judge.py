@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import tyro
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 
 
+@one_writer_of_out
 def evaluate(
     model: Model,
     *,
@@ -139,6 +141,7 @@ def evaluate(
     print(f"report: {out / 'report.html'}")
 
 
+@one_writer_of_out
 def openproblems(
     *,
     train_mod1: Path,

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
 
 
+@one_writer_of_out
 def label(
     *,
     labels: str,
@@ -45,7 +47,7 @@ def label(
     import numpy as np
 
     from expresser.atomic import replaced
-    from expresser.record import provenance
+    from expresser.record import provenance, storable
     from translate.cli_options import given_pair
     from translate.data import read_one
     from translate.label_scores import label_scores
@@ -88,7 +90,7 @@ def label(
     trace |= {
         "by_chance": found.by_chance,
         "doubts": [*doubts, *([doubt] if doubt else [])],
-        "provenance": provenance(seed=seed),
+        "provenance": storable(provenance(seed=seed)),
     }
     adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {f"labels_{labels}": _storable(trace)}
     with replaced(out) as part:

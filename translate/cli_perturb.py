@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 import tyro
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 
 
+@one_writer_of_out
 def perturb(
     model: Model,
     *,

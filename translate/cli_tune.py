@@ -7,6 +7,7 @@ from typing import Any, Generic
 import tyro
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 from expresser.progress import progress_bar
 from translate.cli_bridge import prove_pretrained
 from translate.cli_fit import given_option
@@ -64,18 +65,24 @@ def run(argv: Sequence[str]) -> None:
 
 def tune(system: str, given: TuneArguments[Any]) -> None:
     """Read once, split once, fit all, judge the best."""
-    from translate.grids import parse_grid, shown, trials
-    from translate.registry import SYSTEMS
-    from translate.score_table import score_table
-    from translate.terminal import notes
     from translate.tuning import prove_one_process
-    from translate.tuning import tune as search
 
     if given.start is not None:
         raise InputError(
             "translate tune: --start keeps the weights of one configuration, and a search has many. Leave it out."
         )
     prove_one_process()
+    with one_writer(given.out):
+        _tune(system, given)
+
+
+def _tune(system: str, given: TuneArguments[Any]) -> None:
+    from translate.grids import parse_grid, shown, trials
+    from translate.registry import SYSTEMS
+    from translate.score_table import score_table
+    from translate.terminal import notes
+    from translate.tuning import tune as search
+
     kind = SYSTEMS[system]
     settings: Any = settled(given, system, kind)
     grid = parse_grid(settings.config, given.grid)  # before anything is read

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
 
 Model = Annotated[str, tyro.conf.Positional]
 Modality = Literal["rna", "atac", "protein"]
 
 
+@one_writer_of_out
 def predict(
     model: Model,
     *,
@@ -107,6 +109,7 @@ def predict(
     print(f"{cells} x {n:,} features ({how}) in {written}")
 
 
+@one_writer_of_out
 def embed(
     model: Model,
     *,
@@ -131,10 +134,13 @@ def embed(
         batch: Of systems that tell batches apart: the batch that cells are taken for whose own was not trained on ("reference": the
             largest). Without it, such cells are refused.
     """
+    import shutil
+
     import anndata
 
     from expresser.atomic import replaced
     from translate.asking import matched
+    from translate.opening import is_self_contained, put_into_h5ad
     from translate.terminal import prove_out
 
     if input.suffix not in (".h5ad", ".h5mu") or out.suffix != input.suffix:
@@ -146,14 +152,16 @@ def embed(
         _embed_mudata(model, input, out, source, layer, lift, batch)
         return
     translator, measured, found = _asked(model, input, source, None, layer, lift)
-    adata = anndata.read_h5ad(input)
-    key = f"X_{translator.name}"
-    adata.obsm[key] = translator.latents(measured, source=found, unknown_batch=batch)
-    adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {key: translator.trace(found, None)}
+    key, latent = f"X_{translator.name}", translator.latents(measured, source=found, unknown_batch=batch)
+    trace = {key: translator.trace(found, None)}
     with replaced(out) as part:
-        adata.write_h5ad(part)
+        if is_self_contained(input):  # no count is written anew, or held in memory
+            shutil.copyfile(input, part)
+        else:
+            anndata.read_h5ad(input).write_h5ad(part)
+        put_into_h5ad(part, key, latent, trace)
     print(matched(translator, measured, found), file=sys.stderr)
-    print(f"{adata.n_obs:,} cells x {adata.obsm[key].shape[1]} dimensions (from {found}) in {out}: obsm['{key}']")
+    print(f"{len(latent):,} cells x {latent.shape[1]} dimensions (from {found}) in {out}: obsm['{key}']")
 
 
 def _embed_mudata(

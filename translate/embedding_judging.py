@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
+from expresser.atomic import replaced_together
 from expresser.errors import InputError
-from expresser.record import provenance, write_metrics
+from expresser.record import write_metrics
 from expresser.report import Section
 from translate.embedding_baselines import BASELINES, USUAL, missing
 from translate.embedding_cells import JudgedCells, batch_of, judged_cells, label_of
@@ -31,7 +32,7 @@ from translate.embedding_page import EmbeddingDrawings, embedding_page, embeddin
 from translate.embedding_scores import MIXING_NEIGHBOURS, Scored, draws_of, score_embedding
 from translate.embedding_verdicts import best_baseline, verdict
 from translate.held import Held, split_of
-from translate.judging import doubts_of, page_of_fit
+from translate.judging import doubts_of, evaluation_record, page_of_fit
 from translate.maps import sampled
 from translate.origin import Origin
 from translate.splits import Split
@@ -140,10 +141,11 @@ def evaluate_embedding(
     metrics, drawings = judge_embedding(translator, held, label=label, baselines=baselines, seed=seed, say=say)
     metrics |= {"model": str(out / "model"), "fit": json.loads((out / "fit.json").read_text())}
     metrics["doubts"] = doubts_of(translator)
-    write_metrics(out / "metrics.json", metrics)
     say("report")
     summary, sections = embedding_sections(metrics, drawings, maps=maps)
-    page_of_fit(out, translator, (summary, [*sections, *more]))
+    with replaced_together(out, last="metrics.json") as part:
+        page_of_fit(out, translator, (summary, [*sections, *more]), page=part / "report.html")
+        write_metrics(part / "metrics.json", metrics)
     return metrics
 
 
@@ -167,17 +169,16 @@ def evaluate_embedder(
         translator, held, label=label, batch=batch, baselines=baselines, seed=seed, say=say
     )
     metrics |= {"model": model, "doubts": list(dict.fromkeys(doubts))}
-    out.mkdir(parents=True, exist_ok=True)
-    write_metrics(out / "metrics.json", metrics)
     say("report")
-    embedding_page(
-        out / "report.html",
-        metrics,
-        drawings,
-        provenance(seed=seed, model=model, data=origin.plain(), trained=translator.run.get("provenance", {})),
-        title=f"{translator.system.published.name}: an embedding judged",
-        maps=maps,
-    )
+    with replaced_together(out, last="metrics.json") as part:
+        embedding_page(
+            part / "report.html",
+            metrics,
+            drawings,
+            evaluation_record(part, translator, model, origin, metrics, seed=seed),
+            title=f"{translator.system.published.name}: an embedding judged",
+            maps=maps,
+        )
     return metrics
 
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from expresser.atomic import write_text
+from expresser.atomic import remove_folder, write_text
 from expresser.checkpoint import Checkpoint
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 from expresser.processes import this_process
 from expresser.record import provenance, write_metrics
 from expresser.regions import Regions
@@ -83,8 +84,45 @@ def fit(
         For an unknown system or preset, a study without what the system needs, too few cells, or a folder that holds
         something else.
     """
-    out = Path(out)
-    main = is_main_process()
+    out, main = Path(out), is_main_process()
+    with one_writer(out) if main else nullcontext():
+        return _fit(
+            system,
+            study,
+            split=split,
+            out=out,
+            main=main,
+            preset=preset,
+            config=config,
+            genome=genome,
+            start=start,
+            seed=seed,
+            precision=precision,
+            resume=resume,
+            stop_after=stop_after,
+            origin=origin,
+            progress=progress,
+        )
+
+
+def _fit(
+    system: str,
+    study: Study,
+    *,
+    split: Split,
+    out: Path,
+    main: bool,
+    preset: str | None,
+    config: Any,
+    genome: str | None,
+    start: Translator | None,
+    seed: int,
+    precision: Literal["no", "bf16"],
+    resume: bool,
+    stop_after: int | None,
+    origin: Mapping[str, Any] | None,
+    progress: Progress | None,
+) -> Translator | None:
     if start is not None:
         prove_start(system)
     chosen = configuration(system, preset, config if config is not None or start is None else start.system.config)
@@ -123,6 +161,8 @@ def fit(
     if main and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         claimed()  # or not, before anything is worked out
     if resume and (out / "fit.json").is_file():
+        if main:
+            _forget(out / "state")
         return Translator.load(out / "model")
     kind = SYSTEMS[system]
     if lacking := [modality for modality in kind.needs if modality not in study.modalities]:
@@ -190,9 +230,15 @@ def fit(
     if main:
         fitted.save(out / "model")
         write_metrics(out / "fit.json", _summary(log, record))
-        shutil.rmtree(out / "state", ignore_errors=True)
+        _forget(out / "state")
     trainer.accelerator.wait_for_everyone()
     return fitted
+
+
+def _forget(state: Path) -> None:
+    """The state of a fit that is finished is of no more use."""
+    if state.is_dir():
+        remove_folder(state)
 
 
 def configuration(system: str, preset: str | None, config: Any) -> Any:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from expresser.atomic import replaced_together
 from expresser.errors import InputError
 from expresser.record import provenance, write_metrics
 from expresser.report import Section
@@ -56,11 +57,13 @@ def judge(
 
     The model is scored in every direction between different modalities that the study has, by the test cells measured in all
     of these; where there is none, by types and alignment alone (`translate.unpaired`). Drawings hold the cells of the maps
-    alone where there are more than `MAP_CELLS`.
+    alone where there are more than `MAP_CELLS`. Of more than 50,000 test cells that many are judged, drawn by their names, and
+    baselines learn from as many training cells at most; metrics["split"] says so.
 
     unknown_batch: of a system that tells batches apart, which of them cells are taken for whose own no training cell had
     ("reference": the largest); it stands in the metrics.
     """
+    held = held.thinned()
     more: dict[str, Any] = {} if unknown_batch is None else {"unknown_batch": unknown_batch}
     asked = partial(translator.predict, **more)
     study, name = held.study, translator.name
@@ -131,16 +134,24 @@ def evaluate_fit(
     )
     metrics |= {"system": translator.name, "model": str(out / "model"), "fit": _json(out / "fit.json")}
     metrics["doubts"] = doubts_of(translator)
-    write_metrics(out / "metrics.json", metrics)
     say("report")
     sections = evaluation_sections(metrics, drawings, components=components, maps=maps, seed=_SEED_OF_MAPS)
     evaluated = [*opening[0], *sections[0]], [*opening[1], *sections[1]]
-    page_of_fit(out, translator, evaluated, title=title)
+    with replaced_together(out, last="metrics.json") as part:
+        page_of_fit(out, translator, evaluated, title=title, page=part / "report.html")
+        write_metrics(part / "metrics.json", metrics)
     return metrics
 
 
-def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ()), *, title: str | None = None) -> Path:
-    """Write ``report.html`` of a fit: its evaluation, where there is one, then how it was trained."""
+def page_of_fit(
+    out: Path,
+    translator: Translator,
+    evaluated: Any = ((), ()),
+    *,
+    title: str | None = None,
+    page: Path | None = None,
+) -> Path:
+    """Write ``report.html`` of a fit, or `page`: its evaluation, where there is one, then how it was trained."""
     run, published = translator.run, translator.system.published
     ways = ", ".join(f"{MODALITY_NAMES[s]} to {MODALITY_NAMES[t]}" for s, t in translator.directions if s != t)
     if translator.system.embeds:
@@ -161,7 +172,7 @@ def page_of_fit(out: Path, translator: Translator, evaluated: Any = ((), ()), *,
         words += ["Where it departs from the paper:", *(f"– {deviation}" for deviation in published.deviations)]
     origin = {k: run[k] for k in ("system", "preset", "seed", "precision", "split", "config") if k in run}
     return fit_page(
-        out / "report.html",
+        page or out / "report.html",
         title=title or f"{published.name}: {ways}",
         log=[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
         facts=facts,
@@ -203,20 +214,30 @@ def evaluate_model(
         say=say,
     )
     metrics |= {"system": translator.name, "model": model, "doubts": list(dict.fromkeys(doubts))}
-    out.mkdir(parents=True, exist_ok=True)
-    write_metrics(out / "metrics.json", metrics)
     say("report")
-    evaluation_page(
-        out / "report.html",
-        metrics,
-        drawings,
-        provenance(seed=seed, model=model, data=origin.plain(), trained=translator.run.get("provenance", {})),
-        components=components,
-        title=f"{translator.system.published.name} on held-out cells",
-        maps=maps,
-        seed=_SEED_OF_MAPS,
-    )
+    with replaced_together(out, last="metrics.json") as part:
+        evaluation_page(
+            part / "report.html",
+            metrics,
+            drawings,
+            evaluation_record(part, translator, model, origin, metrics, seed=seed),
+            components=components,
+            title=f"{translator.system.published.name} on held-out cells",
+            maps=maps,
+            seed=_SEED_OF_MAPS,
+        )
     return metrics
+
+
+def evaluation_record(
+    out: Path, translator: Translator, model: str, origin: Origin, metrics: dict[str, Any], *, seed: int
+) -> dict[str, Any]:
+    """Write ``run.json`` and ``metrics.json`` of a model judged by cells of any files; returns what the page says of its origin."""
+    record = provenance(seed=seed, model=model, data=origin.plain(), trained=translator.run.get("provenance", {}))
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(out / "run.json", {"evaluated": model, "seed": seed, "provenance": record})
+    write_metrics(out / "metrics.json", metrics)
+    return record
 
 
 def _components(

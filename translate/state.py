@@ -1,21 +1,23 @@
 """A fit's state on disk, whole or absent: weights, the best weights, optimisers, and where it stood."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from expresser.atomic import replaced_folder
+from expresser.atomic import replaced_folder, sweep
 from expresser.errors import InputError
+from expresser.foreign import prove_types, read_mapping
+from expresser.foreign_tensors import read_tensors
 from expresser.optimizer_state import optimizer_tensors, restore_optimizer
 from translate.phases import Phase
+
+_COUNTERS: dict[str, type] = {"phase": int, "epoch": int, "epochs": int, "watch": dict}
 
 
 @dataclass(frozen=True)
@@ -67,26 +69,26 @@ def save_state(
 
 def load_state(folder: Path) -> Saved | None:
     """The state of an interrupted fit, None where there is none; InputError where it is damaged."""
-    for part in folder.parent.glob(f".{folder.name}.*.part"):  # left by a fit that was killed while it saved
-        shutil.rmtree(part, ignore_errors=True)
+    sweep(folder.parent, folder.name)  # left by a fit that was killed while it saved
     if not (folder / "counters.json").is_file():
         return None
-    try:
-        counters = json.loads((folder / "counters.json").read_text())
-        best, mean = (
-            load_file(path) if path.is_file() else None
-            for path in (folder / "best.safetensors", folder / "mean.safetensors")
-        )
-        return Saved(
-            phase=counters["phase"],
-            epoch=counters["epoch"],
-            epochs=counters["epochs"],
-            watch=counters["watch"],
-            system=load_file(folder / "system.safetensors"),
-            best=best,
-            mean=mean,
-            optimizers=load_file(folder / "optimizers.safetensors"),
-            folder=folder,
-        )
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{folder}: the saved state is damaged ({error}). Remove it to start afresh.") from error
+    counters = read_mapping(folder / "counters.json")
+    lacking = [key for key in _COUNTERS if counters.get(key) is None]
+    if lacking:
+        raise InputError(f"{folder}: the saved state is damaged (no {lacking[0]}). Remove it to start afresh.")
+    prove_types(counters, _COUNTERS, str(folder / "counters.json"))
+    best, mean = (
+        read_tensors(path, finite=False) if path.is_file() else None
+        for path in (folder / "best.safetensors", folder / "mean.safetensors")
+    )
+    return Saved(
+        phase=counters["phase"],
+        epoch=counters["epoch"],
+        epochs=counters["epochs"],
+        watch=counters["watch"],
+        system=read_tensors(folder / "system.safetensors", finite=False),
+        best=best,
+        mean=mean,
+        optimizers=read_tensors(folder / "optimizers.safetensors", finite=False),
+        folder=folder,
+    )

@@ -313,6 +313,7 @@ class Trainer:
         mean: RunningMean | None = None,
     ) -> None:
         if self.accelerator.is_main_process:
+            self.log.flush()
             moved = {p.name: named_parameters(self.system, p) for p in phase.players} if phase is not None else {}
             save_state(
                 self.folder / "state",

@@ -1,7 +1,6 @@
 """Many configurations of a system fitted to one study; the one that does best on validation cells is judged on test cells, once."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from expresser.atomic import write_text
+from expresser.atomic import is_empty, replaced, replaced_folder, write_text
 from expresser.checkpoint import locate
 from expresser.corpus.manifest import sha256_file
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.processes import this_process
 from expresser.record import write_metrics
 from expresser.run_folder import flat
@@ -53,6 +53,7 @@ class Tuned:
         return table[[*lead, *(c for c in table.columns if c not in lead)]]
 
 
+@one_writer_of_out
 def tune(
     system: str,
     study: Study,
@@ -261,13 +262,11 @@ def _finish(
 
 def _take_over(trial: Path, out: Path) -> None:
     """Copies of what makes a folder that of a fit."""
-    part = out / ".model.part"
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(trial / "model", part)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    os.replace(part, out / "model")
+    with replaced_folder(out / "model") as part:
+        shutil.copytree(trial / "model", part, dirs_exist_ok=True)
     for name in _OF_FIT:
-        shutil.copyfile(trial / name, out / name)
+        with replaced(out / name) as part:
+            shutil.copyfile(trial / name, part)
 
 
 def _claim(
@@ -295,7 +294,7 @@ def _claim(
                 "added to the grid), or choose another --out."
             )
         return {key: value for key, value in everything.items() if key not in config_before}
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"{out}: exists and is not a search of configurations. Choose a new folder for --out.")
     out.mkdir(parents=True, exist_ok=True)
     write_metrics(path, record)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expresser.atomic import replaced_together
 from expresser.comparison import checks
 from expresser.comparison.figures import curve_figures
 from expresser.comparison.groups import grouped
@@ -57,13 +58,14 @@ def compare(folders: Sequence[str | Path], out: Path) -> tuple[dict[str, Any], l
         raise InputError(
             f"{out}: is the page of the run in {out.parent}, which shows more of it. Choose another --out."
         )
-    record = provenance(runs={run.name: origin_of(run) for run in runs})
+    record = provenance(hashed=False, runs={run.name: origin_of(run) for run in runs})
     numbers = plain_numbers(found, warnings, remarks, left, record)
-    if own_page:
-        pretraining_page(runs[0].path, out)
-    else:
-        _write_page(out, found, warnings, remarks, record)
-    write_metrics(beside, numbers)
+    with replaced_together(out.parent, last=beside.name) as part:
+        if own_page:
+            pretraining_page(runs[0].path, part / out.name)
+        else:
+            _write_page(part / out.name, found, warnings, remarks, record)
+        write_metrics(part / beside.name, numbers)
     return numbers, [(group.title, score_table(one)) for group, of in found for one in of]
 
 

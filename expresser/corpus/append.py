@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from anndata import AnnData
 
+from expresser.atomic import flush
 from expresser.corpus.assembling import Intake, Scattered
 from expresser.corpus.build import Progress, silent
 from expresser.corpus.duplicates import Seen, cell_keys, name_keys
 from expresser.corpus.history import appended, leftovers
-from expresser.corpus.manifest import MANIFEST, corpus_id, file_entry, read_manifest, tool_versions, write_manifest
+from expresser.corpus.manifest import corpus_id, file_entry, read_manifest, tool_versions, write_manifest
 from expresser.corpus.obs import OWN_COLUMNS, ObsWriter
 from expresser.corpus.preparing import (
     UINT16_MAX,
@@ -34,6 +35,7 @@ from expresser.corpus.source import Source, open_source
 from expresser.corpus.store import Corpus
 from expresser.corpus.workshop import Workshop, recorded, workshop, workshop_of
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 
 MANY_LOST = 0.1  # share of an input's counts outside the vocabulary from which a rebuild is advised
 
@@ -64,7 +66,16 @@ def append_corpus(
     inputs = [inputs] if isinstance(inputs, str | Path | AnnData) else list(inputs)
     if not inputs:
         raise InputError("no inputs: name at least one file of raw counts.")
-    corpus = Corpus.open(Path(folder).expanduser().resolve())
+    folder = Path(folder).expanduser().resolve()
+    if not folder.is_dir():
+        Corpus.open(folder)  # says that it is none
+    with one_writer(folder):
+        return _append(Corpus.open(folder), inputs, workers=workers, progress=progress)
+
+
+def _append(
+    corpus: Corpus, inputs: Sequence[str | Path | AnnData], *, workers: int, progress: Progress | None
+) -> Corpus:
     old = corpus.manifest
     arguments = _arguments(corpus)
     sources = [open_source(data, layer=arguments.layer, features=corpus.features) for data in inputs]
@@ -239,7 +250,8 @@ def _deliver(
     }
     manifest |= {"corpus_id": corpus_id(manifest)}
     for entry in (*shards, obs):
+        flush(shop.product / entry["file"])
         os.replace(shop.product / entry["file"], corpus.path / entry["file"])
-    write_manifest(shop.product, manifest)
-    os.replace(shop.product / MANIFEST, corpus.path / MANIFEST)
+    flush(corpus.path)  # on the disk before the manifest names them
+    write_manifest(corpus.path, manifest)
     _clean(corpus.path)

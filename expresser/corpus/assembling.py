@@ -90,10 +90,9 @@ class Intake:
             if "keys" in arrays:
                 self._seen.add(arrays["keys"])
             mark = there["buckets"]
-        if mark is not None:
-            # Shards are written from the buckets when all sources are in, and buckets deleted behind them.
-            gone = self._shop.recorded("shard-00000") is not None
-            self._scatter.go_back(mark, may_be_gone=gone)
+        # Shards are written from the buckets when all sources are in, and buckets deleted behind them.
+        gone = self._shop.recorded("shard-00000") is not None
+        self._scatter.go_back(mark or self._scatter.mark(), may_be_gone=gone)
 
     def _add(self, job: Job, source: Source, others: Packing | None) -> None:
         folder = self._shop.folder

@@ -42,9 +42,10 @@ from expresser.corpus.shuffle import Scatter, bucket_count
 from expresser.corpus.source import Features, Source
 from expresser.corpus.store import Corpus
 from expresser.corpus.workers import Job
-from expresser.corpus.workshop import Workshop, sweep, workshop
+from expresser.corpus.workshop import Workshop, clear, workshop
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.one_writer import one_writer_of_out
 from expresser.region_vocab import RegionVocab
 from expresser.regions import Regions
 
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 
 
+@one_writer_of_out
 def build_corpus(
     inputs: Sequence[str | Path | AnnData],
     out: str | Path,
@@ -123,8 +125,8 @@ def build_corpus(
 
     Notes
     -----
-    Memory: a chunk of 4,096 cells for each worker; in this process 3 million non-zeros, or one bucket of the shuffle (32,768
-    cells, or a 128th of all cells where that is more), the names and obs tables of all inputs, and 8 bytes a cell to deduplicate.
+    Memory: a chunk of 4,096 cells for each worker, or of as many as have 8 million non-zeros; in this process 3 million non-zeros,
+    or one bucket of the shuffle (32,768 cells, or a 128th of all where that is more; at most 64 million non-zeros), the names and obs tables of all inputs, and 8 bytes a cell to deduplicate.
     Disk: while building, 1.5 times the finished corpus and one shard more; with workers up to twice as much.
 
     Interruptions: everything is made in `.NAME.building` beside `out`. A build that was killed, or ended by Ctrl-C or by the death of
@@ -157,7 +159,7 @@ def build_corpus(
     check_obs_columns(sources, arguments.obs_columns)
     if existing is not None:
         _check_same(out, existing, arguments, [sha256_of(source, arguments.obs_columns) for source in sources])
-        sweep(out)
+        clear(out)
         log.info("%s: this corpus is already built (%s cells), nothing to do", out, f"{existing['cells']:,}")
         if progress is not None:
             progress("already built", existing["cells"], existing["cells"])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
+from expresser.atomic import is_empty
 from expresser.corpus.history import appended
 from expresser.corpus.labels import LabelsDigest, obs_path
 from expresser.corpus.manifest import (
@@ -201,7 +202,7 @@ def read_rows(corpus: Corpus, kept: Bool[np.ndarray, " cells"]) -> Iterator[Coun
 
 def check_free(out: Path) -> None:
     """InputError unless `out` is absent or an empty folder: said before hours of work."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"{out}: is there already and not an empty folder. Nothing was changed: name a new folder.")
 
 

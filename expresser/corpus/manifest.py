@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import expresser
+from expresser.atomic import write_text
 from expresser.errors import InputError
 
 FORMAT = "expresser-corpus"
@@ -77,8 +78,7 @@ def tool_versions() -> dict[str, str]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json: called last, when every file it names is complete."""
-    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

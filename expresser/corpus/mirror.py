@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from expresser.atomic import flush, is_empty, replaced
 from expresser.corpus.manifest import MANIFEST, read_manifest, sha256_file
 from expresser.corpus.places import Interrupted, Place, open_place
 from expresser.corpus.staging import bytes_text
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 
 PENDING = ".pulling.json"  # the manifest while its files come: a folder without manifest.json is no corpus
 TRIES = 5
@@ -25,6 +27,7 @@ Progress = Callable[[int, int], None]
 _Answer = TypeVar("_Answer")
 
 
+@one_writer_of_out
 def pull_corpus(url: str, out: str | Path, *, threads: int = 8, progress: Progress | None = None) -> Corpus:
     """Download the corpus at `url` (see `open_place`) into the folder `out` and open it.
 
@@ -43,8 +46,8 @@ def pull_corpus(url: str, out: str | Path, *, threads: int = 8, progress: Progre
         return Corpus.open(out)
     entries = file_entries(manifest)
     _check_room(out, entries)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / PENDING).write_bytes(text)
+    with replaced(out / PENDING) as part:
+        part.write_bytes(text)
     counter = Counter(sum(entry["bytes"] for entry in entries), progress)
     with ThreadPoolExecutor(max_workers=threads) as pool:
         # Largest first would end sooner; in order, an interrupted pull leaves whole shards from the start.
@@ -56,7 +59,9 @@ def pull_corpus(url: str, out: str | Path, *, threads: int = 8, progress: Progre
             counter.stop()  # the other threads end at their next piece instead of their file's end
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    flush(out)
     os.replace(out / PENDING, out / MANIFEST)
+    flush(out)
     return Corpus.open(out)
 
 
@@ -191,7 +196,7 @@ def _part(folder: Path, entry: dict[str, Any]) -> Path:
 
 def _is_there(out: Path, manifest: dict[str, Any]) -> bool:
     """Whether `out` holds this corpus, whole; InputError where anything else than a part of it is in the way."""
-    if not out.exists():
+    if not out.exists() or (out.is_dir() and is_empty(out)):
         return False
     names = {entry.name for entry in out.iterdir()} if out.is_dir() else {out.name}
     if MANIFEST in names and out.is_dir():

@@ -18,6 +18,7 @@ from expresser.corpus.store import Corpus
 from expresser.errors import InputError
 from expresser.gene_tables import open_text
 from expresser.genes import GeneVocab
+from expresser.one_writer import one_writer_of_out
 from expresser.readable import counted
 from expresser.region_vocab import RegionVocab
 
@@ -25,6 +26,7 @@ from expresser.region_vocab import RegionVocab
 _SUBSET = 0x5E1EC7
 
 
+@one_writer_of_out
 def subset_corpus(
     corpus: Corpus,
     out: str | Path,

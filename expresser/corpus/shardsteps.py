@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from expresser.atomic import flush
 from expresser.corpus.manifest import shard_name
 from expresser.corpus.shards import ContentDigest, CountBatch, from_arrow, write_shards
 from expresser.corpus.shuffle import Scatter
@@ -56,6 +57,7 @@ def write_rows(
             batch_rows=batch_rows,
             written=content.update,
         )
+        flush(part / entry["file"])
         name = shard_name(first_shard + len(shards))
         (part / entry["file"]).replace(shop.product / name)
         entry |= {"file": name}

@@ -18,6 +18,7 @@ from expresser.corpus.shards import CountBatch
 from expresser.corpus.staging import staged
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
+from expresser.one_writer import one_writer_of_out
 from expresser.readable import counted
 
 Missing = Literal["refuse", "train", "drop", "own-group"]
@@ -45,6 +46,7 @@ class SplitReport:
         return asdict(self)
 
 
+@one_writer_of_out
 def split_corpus(
     corpus: Corpus,
     out: str | Path,

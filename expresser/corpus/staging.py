@@ -3,13 +3,14 @@
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from expresser.atomic import flush, flush_all, remove_folder
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 
 NO_ROOM = {number for name in ("ENOSPC", "EDQUOT", "EFBIG") if (number := getattr(errno, name, None)) is not None}
 
@@ -38,47 +39,51 @@ def staged(out: Path) -> Iterator[Staging]:
 
     After any exception, KeyboardInterrupt included, the folder and the parents made for it are gone and `out` is as it
     was. A full disk, quota or file size limit is raised as InputError with what was written, needed and is free. Only a
-    killed process leaves a folder, `.NAME.building-…` beside `out`, which may be deleted.
+    killed process leaves a folder, `.NAME.making` beside `out`, which the next call for `out` removes. A second process that
+    makes `out` is refused with InputError.
     """
-    made = make_parents(out)
-    stage = Staging(out.parent / f".{out.name}.building-{uuid.uuid4().hex[:8]}")
-    try:
+    with one_writer(out):
+        stage = Staging(make_beside(out, "making"))
         try:
-            stage.folder.mkdir()
-        except OSError as error:
-            raise InputError(f"{out.parent}: cannot write here ({error.strerror}). Choose another folder.") from error
-        try:
-            yield stage
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise InputError(no_room(out, error, stage)) from error
-        try:
-            stage.folder.rename(out)
-        except OSError as error:
-            raise InputError(
-                f"{out}: the finished folder could not be moved here ({error.strerror}): something else was put there "
-                "meanwhile, or it is a mount point. Name a folder that does not exist yet."
-            ) from error
-    except BaseException:
-        shutil.rmtree(stage.folder, ignore_errors=True)
-        for parent in made:
-            parent.rmdir()
-        raise
+            try:
+                yield stage
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise InputError(no_room(out, error, stage)) from error
+            deliver(stage.folder, out)
+        except BaseException:
+            shutil.rmtree(stage.folder, ignore_errors=True)
+            raise
 
 
-def make_parents(out: Path) -> list[Path]:
-    """Create the missing parents of `out`; returns those made, innermost first."""
-    missing = []
-    parent = out.parent
-    while not parent.exists():
-        missing.append(parent)
-        parent = parent.parent
+def make_beside(out: Path, verb: str, *, anew: bool = True) -> Path:
+    """The folder `.NAME.VERB` beside `out`, empty where `anew`; to be called by the one writer of `out`."""
+    folder = out.parent / f".{out.name}.{verb}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out.parent}: cannot be created ({error.strerror}). Choose another folder.") from error
-    return missing
+    try:
+        if anew and folder.exists():
+            remove_folder(folder)
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out.parent}: cannot write here ({error.strerror}). Choose another folder.") from error
+    return folder
+
+
+def deliver(folder: Path, out: Path) -> None:
+    """The finished folder takes the place `out`, which is absent or an empty folder, when all of it is on the disk."""
+    flush_all(folder)
+    try:
+        folder.rename(out)
+    except OSError as error:
+        raise InputError(
+            f"{out}: the finished folder could not be moved here ({error.strerror}): something else was put there "
+            "meanwhile, or it is a mount point. Name a folder that does not exist yet."
+        ) from error
+    flush(out.parent)
 
 
 def no_room(out: Path, error: OSError, stage: Staging) -> str:

@@ -3,23 +3,23 @@
 import json
 import logging
 import os
-import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from expresser.atomic import remove_folder, sweep
 from expresser.corpus.manifest import canonical_json
-from expresser.corpus.staging import NO_ROOM, Staging, make_parents, no_room
+from expresser.corpus.staging import NO_ROOM, Staging, deliver, make_beside, no_room
 from expresser.errors import InputError
+from expresser.one_writer import one_writer
 
 log = logging.getLogger(__name__)
 
-_JOURNAL, _LOCK, _PRODUCT = "journal.json", "lock", "corpus"
+_PRODUCT = "corpus"
 
 
 class Unfinished(InputError):
@@ -64,21 +64,15 @@ class Workshop(Staging):
 
     def begin_anew(self, job: dict[str, Any]) -> None:
         """Forget what was done."""
-        _empty(self.folder)
+        remove_folder(self.folder)  # in one step: a journal beside half of its records would be believed
+        self.folder.mkdir()
         self.record("journal", job)
         self.product.mkdir()
 
     def deliver(self, out: Path) -> None:
         """The product takes the place `out`, which is absent or an empty folder."""
-        for entry in self.product.glob(".*"):  # what a killed process was still writing
-            entry.unlink()
-        try:
-            self.product.rename(out)
-        except OSError as error:
-            raise InputError(
-                f"{out}: the finished folder could not be moved here ({error.strerror}): something else was put there "
-                "meanwhile, or it is a mount point. Name a folder that does not exist yet."
-            ) from error
+        sweep(self.product)  # what a killed process was still writing
+        deliver(self.product, out)
 
 
 def record(folder: Path, name: str, values: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
@@ -114,73 +108,30 @@ def workshop(out: Path, verb: str = "building") -> Iterator[Workshop]:
     It is gone when the block ends well, and after an exception that says that going on is of no use: bad input, a full disk (raised
     as InputError with what was written, needed and is free), an error in the program; so are the parents made for it. It stays,
     where anything was recorded, after KeyboardInterrupt, SystemExit and `Unfinished`, and of course after SIGKILL.
-    A second process that asks for it is refused with InputError while the first lives: the lock is the kernel's and dies with it.
+    A second process that asks for it is refused with InputError while the first lives.
     """
-    made = make_parents(out)
-    shop = Workshop(workshop_of(out, verb))
-    try:
-        shop.folder.mkdir(exist_ok=True)
-    except OSError as error:
-        for parent in made:
-            parent.rmdir()
-        raise InputError(f"{out.parent}: cannot write here ({error.strerror}). Choose another folder.") from error
-    lock = _lock(shop.folder, out)
-    try:
+    with one_writer(out):
+        shop = Workshop(make_beside(out, verb, anew=False))
         try:
-            yield shop
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise InputError(no_room(out, error, shop)) from error
-        shutil.rmtree(shop.folder, ignore_errors=True)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit | Unfinished)
-        if interrupted and any(any(shop.folder.glob(f"{done}-*.json")) for done in ("packed", "source")):
-            log.warning("%s: what is done is kept in %s: the same command goes on from there", out, shop.folder)
-        else:
-            shutil.rmtree(shop.folder, ignore_errors=True)
-            for parent in made:
-                parent.rmdir()
-        raise
-    finally:
-        os.close(lock)
+            try:
+                yield shop
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise InputError(no_room(out, error, shop)) from error
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit | Unfinished)
+            if interrupted and any(any(shop.folder.glob(f"{done}-*.json")) for done in ("packed", "source")):
+                log.warning("%s: what is done is kept in %s: the same command goes on from there", out, shop.folder)
+            else:
+                with suppress(OSError):
+                    remove_folder(shop.folder)
+            raise
+        remove_folder(shop.folder)
 
 
-def sweep(out: Path, verb: str = "building") -> None:
+def clear(out: Path, verb: str = "building") -> None:
     """Remove the workshop of a corpus that is complete: its maker was killed between the last two steps."""
-    folder = workshop_of(out, verb)
-    if folder.exists():
-        lock = _lock(folder, out)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _lock(folder: Path, out: Path) -> int:
-    """An open file with the lock; InputError where a living process has it."""
-    path = folder / _LOCK
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
-        os.close(file)
-        raise InputError(
-            f"{out}: {holder} is at work on it (lock: {path}). Wait until it is done, stop it, or name another folder."
-        ) from error
-    except (ImportError, OSError) as error:  # no such lock on this system, or not on this file system
-        log.warning("%s: cannot be locked (%s): see to it that no two processes build it at once", path, error)
-    os.truncate(file, 0)
-    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return file
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.name == _LOCK:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    if workshop_of(out, verb).exists():
+        with one_writer(out):
+            remove_folder(workshop_of(out, verb))

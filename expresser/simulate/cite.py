@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 from scipy import sparse
 
-from expresser.atomic import replaced
+from expresser.atomic import replaced_together
 from expresser.simulate.expression import (
     FACTORS,
     LOADINGS,
@@ -48,10 +48,10 @@ class Cite:
         return cls.from_anndata(anndata.read_h5ad(rna), anndata.read_h5ad(protein))
 
     def write(self, folder: Path) -> None:
-        """rna.h5ad and protein.h5ad, each whole or not at all."""
-        for name, adata in (("rna", self.rna), ("protein", self.protein)):
-            with replaced(folder / f"{name}.h5ad") as part:
-                adata.write_h5ad(part)
+        """rna.h5ad and protein.h5ad, which belong together."""
+        with replaced_together(folder, last="rna.h5ad") as part:
+            for name, adata in (("rna", self.rna), ("protein", self.protein)):
+                adata.write_h5ad(part / f"{name}.h5ad")
 
     def true_rna(self, cells: Index, genes: Index) -> Float32[ndarray, "cells genes"]:
         """Expected share of a cell's counts (of all genes simulated) that each gene has, ambient included."""

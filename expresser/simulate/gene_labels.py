@@ -28,7 +28,7 @@ import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float64, Int64
 
-from expresser.atomic import replaced
+from expresser.atomic import replaced_together
 from expresser.errors import InputError
 
 MAX_PAIRS = 4000  # positives, where the modules have enough
@@ -48,11 +48,11 @@ class SimulatedLabels:
     ceilings: dict[str, float]
 
     def write(self, folder: str | Path) -> tuple[Path, Path]:
-        """Write pairs.tsv and properties.tsv, each whole or not at all."""
+        """Write pairs.tsv and properties.tsv, which belong together."""
         paths = Path(folder) / "pairs.tsv", Path(folder) / "properties.tsv"
-        for path, frame in zip(paths, (self.pairs, self.properties)):
-            with replaced(path) as part:
-                frame.to_csv(part, sep="\t", index=False, lineterminator="\n")
+        with replaced_together(folder, last="properties.tsv") as part:
+            for path, frame in zip(paths, (self.pairs, self.properties)):
+                frame.to_csv(part / path.name, sep="\t", index=False, lineterminator="\n")
         return paths
 
 

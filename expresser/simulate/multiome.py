@@ -11,7 +11,7 @@ from anndata import AnnData
 from jaxtyping import Float32
 from scipy import sparse
 
-from expresser.atomic import replaced
+from expresser.atomic import replaced_together
 from expresser.errors import InputError
 from expresser.simulate.accessibility import CEILING, AccessibilityLaw, true_openness
 from expresser.simulate.draws import stream
@@ -55,10 +55,10 @@ class Multiome:
         return cls.from_anndata(anndata.read_h5ad(rna), anndata.read_h5ad(atac))
 
     def write(self, folder: Path) -> None:
-        """rna.h5ad and atac.h5ad, each whole or not at all."""
-        for name, adata in (("rna", self.rna), ("atac", self.atac)):
-            with replaced(folder / f"{name}.h5ad") as part:
-                adata.write_h5ad(part)
+        """rna.h5ad and atac.h5ad, which belong together."""
+        with replaced_together(folder, last="rna.h5ad") as part:
+            for name, adata in (("rna", self.rna), ("atac", self.atac)):
+                adata.write_h5ad(part / f"{name}.h5ad")
 
     @property
     def links(self) -> pd.DataFrame:

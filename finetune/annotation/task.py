@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from expresser import __version__
-from expresser.atomic import replaced
+from expresser.atomic import replaced_together
 from expresser.checkpoint import Checkpoint
 from expresser.embed import embed_counts
 from expresser.errors import InputError
 from expresser.model.last_blocks import block_parameters
 from expresser.notebook import card
+from expresser.one_writer import one_writer_of_out
 from expresser.record import provenance, write_metrics
 from finetune.annotation.classifier import FineTuning
 from finetune.annotation.data import Data, LabelledCells, read_labelled
@@ -59,6 +60,7 @@ class AnnotationResult:
         return card("AnnotationResult", {"predictions": len(self.predictions)}, {"scores": self.scores}, opened=True)
 
 
+@one_writer_of_out
 def run_annotation(
     data: Data,
     *,
@@ -176,12 +178,12 @@ def run_annotation(
         record = provenance(
             seed=seed, cells_sha256=cells.sha256(), weights_sha256=weights, data=cells.source.label, config=config
         )
-        write_metrics(folder / "run.json", record)
-        with replaced(folder / "predictions.parquet") as part:
-            predictions.to_parquet(part)
         drawings = Drawings({name: pooled(parts, judged[name], cells.labels, cells.types) for name in judged})
-        write_page(folder / "report.html", metrics, drawings, record)
-        write_metrics(folder / "metrics.json", metrics)
+        with replaced_together(folder, last="metrics.json") as part:
+            write_metrics(part / "run.json", record)
+            predictions.to_parquet(part / "predictions.parquet")
+            write_page(part / "report.html", metrics, drawings, record)
+            write_metrics(part / "metrics.json", metrics)
         store.clear()
     return AnnotationResult(scores, predictions, metrics)
 

@@ -8,9 +8,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from expresser import __version__
+from expresser.atomic import replaced_together
 from expresser.corpus.source import Source, open_source
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.one_writer import one_writer_of_out
 from expresser.record import provenance, write_metrics
 from finetune.cells import Data, read_cells, read_reference
 from finetune.imputation import molecular_cv
@@ -39,6 +41,7 @@ class Model(Protocol):
         """Folder or hub id."""
 
 
+@one_writer_of_out
 def run_imputation(
     *,
     model: str | Path | Model | None,
@@ -124,7 +127,10 @@ def run_imputation(
     out = None if out is None else Path(out)
     if out is not None:
         check_folder(
-            out, what="a run of finetune imputation", task=None, files=("metrics.json", "report.html", "state")
+            out,
+            what="a run of finetune imputation",
+            task=None,
+            files=("metrics.json", "report.html", "run.json", "state"),
         )
     if protocol not in DECIDING:
         raise InputError(f"protocol is {protocol!r}; there are {', '.join(map(repr, DECIDING))}.")
@@ -179,11 +185,19 @@ def run_imputation(
         "vocab_sha256": vocab.sha256,
     }
     if out is not None:
-        write_metrics(out / "metrics.json", metrics)
+        config = {"protocol": protocol, "drop": shares, "seeds": seed_list, "methods": names, "max_cells": max_cells}
         record = provenance(
-            seed=seed_list[0], data_sha256=source.sha256(), vocab_sha256=vocab.sha256, model=metrics["model"]
+            seed=seed_list[0],
+            data_sha256=source.sha256(),
+            vocab_sha256=vocab.sha256,
+            model=metrics["model"],
+            weights_sha256=None if checkpoint is None else model_sha256(checkpoint),
+            config=config | {"layer": layer, "label": label, "checks": asked_for, "max_tokens": max_tokens},
         )
-        write_page(out / "report.html", metrics, comparison.drawings(found), record, DECIDING[protocol], MODEL)
+        with replaced_together(out, last="metrics.json") as part:
+            write_metrics(part / "run.json", record)
+            write_page(part / "report.html", metrics, comparison.drawings(found), record, DECIDING[protocol], MODEL)
+            write_metrics(part / "metrics.json", metrics)
         store.clear()
     return metrics
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from expresser.atomic import replaced_together
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.one_writer import one_writer_of_out
 from expresser.record import write_metrics
 from finetune.embeddings.table import GeneTable
 from finetune.heads.fitting import Preset, fit_head
@@ -29,6 +31,7 @@ from finetune.tasks.runs import Fitted, Progress, Row, Steps, TaskResult, finger
 FEW_GENES = 2000  # below this many a single five-fold split is too noisy to rank tables, and a fit costs little
 
 
+@one_writer_of_out
 def run_gene_task(
     labels: GeneLabels,
     tables: Sequence[GeneTable],
@@ -147,9 +150,10 @@ def run_gene_task(
         "peak_mb": peak_mb(),
     }
     if folder is not None:
-        predictions.reset_index().to_parquet(folder / "predictions.parquet", index=False)
-        write_metrics(folder / "metrics.json", metrics)
-        write_task_page(folder / "report.html", metrics, predictions, run=folder / "run.json")
+        with replaced_together(folder, last="metrics.json") as part:
+            predictions.reset_index().to_parquet(part / "predictions.parquet", index=False)
+            write_task_page(part / "report.html", metrics, predictions, run=folder / "run.json")
+            write_metrics(part / "metrics.json", metrics)
         store.clear()
     return TaskResult(score_frame(metrics), predictions, metrics, resumed=store.found)
 

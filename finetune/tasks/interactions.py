@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Int64
 
+from expresser.atomic import replaced_together
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
+from expresser.one_writer import one_writer_of_out
 from expresser.record import write_metrics
 from finetune.embeddings.table import GeneTable
 from finetune.heads.fitting import Head, Preset, fit_head, form_of
@@ -34,6 +36,7 @@ DEGREE = "degree"  # the row that knows of a gene only how often it interacts in
 TASK = "interactions"
 
 
+@one_writer_of_out
 def run_pair_task(
     labels: PairLabels,
     tables: Sequence[GeneTable],
@@ -139,9 +142,10 @@ def run_pair_task(
     }
     together = pd.concat(predictions, ignore_index=True)
     if folder is not None:
-        together.to_parquet(folder / "predictions.parquet", index=False)
-        write_metrics(folder / "metrics.json", metrics)
-        write_task_page(folder / "report.html", metrics, together, run=folder / "run.json")
+        with replaced_together(folder, last="metrics.json") as part:
+            together.to_parquet(part / "predictions.parquet", index=False)
+            write_task_page(part / "report.html", metrics, together, run=folder / "run.json")
+            write_metrics(part / "metrics.json", metrics)
         store.clear()
     return TaskResult(score_frame(metrics), together, metrics, resumed=store.found)
 
