@@ -7,6 +7,7 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.regions import Regions
+from translate.large import empty
 from translate.peaks import binarise, coverage, opens, repool
 from translate.study import Measured
 
@@ -52,7 +53,8 @@ def take_columns(
 ) -> sparse.csr_matrix:
     """These columns in this order, -1 for one of zeros, each at most once, of these rows (None: all).
 
-    A new matrix with sorted indices, int32 where they may. Memory beside it: a million entries' worth.
+    A new matrix with sorted indices, int32 where they may; a large one lies in files (`translate.large`). Memory beside it: a
+    million entries' worth.
     """
     place = np.full(matrix.shape[1], -1, dtype=np.int32)
     place[columns[columns >= 0]] = np.flatnonzero(columns >= 0)
@@ -60,7 +62,7 @@ def take_columns(
     step = max(1, _ENTRIES * matrix.shape[0] // max(matrix.nnz, 1))
     indptr = np.zeros(len(rows) + 1, dtype=np.int64)
     indptr[1:] = np.cumsum(_entries_left(matrix, place, step)[rows])
-    data, indices = np.empty(indptr[-1], dtype=matrix.dtype), np.empty(indptr[-1], dtype=np.int32)
+    found = empty(indptr, len(columns))
     for first in range(0, len(rows), step):
         part = matrix[rows[first : first + step]]
         new = place[part.indices]
@@ -69,9 +71,8 @@ def take_columns(
         part = sparse.csr_matrix((part.data[kept], new[kept], ends - ends[0]), shape=(part.shape[0], len(columns)))
         if not part.has_sorted_indices:
             part = part.tocsc().tocsr()  # several times faster than sort_indices
-        data[ends[0] : ends[-1]], indices[ends[0] : ends[-1]] = part.data, part.indices
-    narrow = indptr.astype(np.int32) if indptr[-1] < 2**31 else indptr
-    return sparse.csr_matrix((data, indices, narrow), shape=(len(rows), len(columns)))
+        found.data[ends[0] : ends[-1]], found.indices[ends[0] : ends[-1]] = part.data, part.indices
+    return found
 
 
 def _entries_left(

@@ -10,7 +10,8 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.regions import Regions
-from translate.align import match_genes
+from translate.align import match_genes, take_columns
+from translate.large import by_rows
 from translate.liftover import LiftReport, lift
 from translate.study import Measured, Modality
 from translate.translator import Translator
@@ -20,11 +21,11 @@ from translate.verdicts import FEATURES
 def lifted(measured: Measured, chain: str) -> tuple[Measured, LiftReport]:
     """Peaks of these cells lifted over to another build (`translate.liftover`); peaks that land on one place are added up."""
     regions, kept, report = lift(Regions.from_var(measured.var, where=measured.name), chain)
-    matrix = measured.matrix[:, kept]
+    matrix = take_columns(measured.matrix, kept)
     if regions.duplicated().any():
         code = pd.factorize(regions.names())[0]
         onto = sparse.csr_matrix((np.ones(len(code), np.float32), (np.arange(len(code)), code)))
-        matrix = sparse.csr_matrix(matrix @ onto)
+        matrix = by_rows(matrix, lambda rows: sparse.csr_matrix(rows @ onto))
         regions = regions.take(np.unique(code, return_index=True)[1])
     return replace(measured, matrix=matrix, var=regions.to_frame()), report
 

@@ -80,8 +80,9 @@ def read_study(
     main: dict[Modality, list[Measured]] = {}
     alone: dict[Modality, list[Measured]] = {}
     for m in MODALITIES:
-        main[m] = [_read(*of, m, layers[m], places) for of in _with_rna(inputs.get(m, []), m, inputs)]
-        alone[m] = [_read(data, None, m, layers[m], places) for data in more[m]]
+        n = len(inputs.get(m, [])) + len(more[m])
+        main[m] = [_read(*of, m, layers[m], places, n) for of in _with_rna(inputs.get(m, []), m, inputs)]
+        alone[m] = [_read(data, None, m, layers[m], places, n) for data in more[m]]
     _prove_shared(main)
     measured: dict[Modality, Measured] = {}
     for m in MODALITIES:
@@ -168,8 +169,8 @@ def _with_rna(
     return found
 
 
-def _read(data: Data, key: str | None, m: Modality, layer: str | None, places: GenePlaces | None) -> Measured:
-    return read_measured(data, m, layer=layer, places=places) if key is None else read_obsm(data, key)
+def _read(data: Data, key: str | None, m: Modality, layer: str | None, places: GenePlaces | None, of: int) -> Measured:
+    return read_measured(data, m, layer=layer, places=places, of=of) if key is None else read_obsm(data, key)
 
 
 def _prove_shared(main: Mapping[Modality, Sequence[Measured]]) -> None:

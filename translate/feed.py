@@ -16,8 +16,9 @@ from translate.batches import Batch, BlockedCells, BlockedMatrix, ReferenceCells
 from translate.blocks import SparseLinear
 from translate.covariates import BatchColumn, LabelColumn, Reference
 from translate.heads import CountHead, LevelHead, OpenHead
+from translate.large import is_large
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
-from translate.stored import StoredBlocks, StoredMatrix
+from translate.stored import LargeMatrix, StoredBlocks, StoredMatrix
 from translate.study import Measured, Modality, Study
 
 Input = RnaInput | AtacInput | ProteinInput
@@ -120,8 +121,9 @@ class Feed:
             return replace(self, rna_counts=found.align(measured), whole_counts=whole)
         if isinstance(found, AtacInput):
             bounds, matrix = finer(peak_bounds(self.inputs)), measured.matrix
-            if isinstance(matrix, StoredMatrix):
-                return replace(self, atac_open=StoredBlocks(matrix, found.onto(measured), bounds))
+            if isinstance(matrix, StoredMatrix) or is_large(matrix):
+                there = matrix if isinstance(matrix, StoredMatrix) else LargeMatrix(matrix)
+                return replace(self, atac_open=StoredBlocks(there, found.onto(measured), bounds))
             return replace(self, atac_open=BlockedMatrix(found.align(measured), bounds, binary=True))
         return replace(self, protein_values=found.align(measured))
 
@@ -160,12 +162,12 @@ class Feed:
         return self.protein_values[at[at >= 0]].mean(axis=0)
 
     def median_open(self, cells: Int64[np.ndarray, " cells"]) -> float:
-        """Median number of open peaks of the cells that have ATAC."""
+        """Median number of open peaks of the cells that have any; 1 where none has."""
         if self.atac_open is None:
             raise ValueError("no ATAC was read.")
         at = self.rows["atac"][cells]
-        opened = self.atac_open.lengths()
-        return float(np.median(opened[at[at >= 0]]))
+        opened = self.atac_open.lengths()[at[at >= 0]]
+        return float(np.median(opened[opened > 0])) if opened.any() else 1.0
 
     def batch(self, cells: Int64[np.ndarray, " cells"], modalities: Sequence[Modality], *, share: int) -> Batch:
         """These cells in these modalities; `share`: cells of the whole step.

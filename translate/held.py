@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import pandas as pd
 
 from expresser.errors import InputError
 from translate.origin import Origin, content_hash
-from translate.splits import Split
+from translate.splits import Split, thinned_split
 from translate.study import DataWarning, Modality, Study
+
+MOST = (
+    50_000  # cells that a translator is judged by, and that baselines learn from: they are in memory, some times over
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,18 @@ class Held:
     without: str | None = None  # why there are no baselines; None: there are
     seen: int | None = None  # of the test cells, how many the model was fitted to; None: not known
     truth: Mapping[Modality, Path] = field(default_factory=dict)  # files that may carry a simulator's truth
+
+    def thinned(self, most: int = MOST) -> "Held":
+        """With at most so many cells in each part of the split, the rest left out; the name of the split says so."""
+        train = None
+        if self.train is not None:
+            theirs, parts = self.train
+            train = theirs, thinned_split(parts, theirs, most)
+        split = thinned_split(self.split, self.study, most)
+        seen = self.seen
+        if len(split.test) < len(self.split.test) and seen:  # which of them the model was fitted to is not kept
+            seen = len(split.test) if seen == len(self.split.test) else None
+        return replace(self, split=split, train=train, seen=seen)
 
 
 def hold(

@@ -11,6 +11,7 @@ from scipy import sparse
 from expresser.errors import InputError
 from expresser.regions import Regions
 from translate.align import align_peaks, match_genes, match_regions, take_columns
+from translate.large import stacked
 from translate.peaks import coverage, merge_sets
 from translate.study import DataWarning, Measured, Modality
 
@@ -28,8 +29,8 @@ def together(paired: Sequence[Measured], alone: Sequence[Measured], m: Modality)
     zero. ATAC: files that have the same peaks keep their counts; else the peaks of the paired files are merged (their union,
     overlapping ones joined) and all are re-pooled to those by logical or, so that the order of files does not matter. Files
     of `alone` add peaks only where no file is paired: what no paired cell could show open cannot be learnt from RNA.
-    Memory: the matrices once more where features agree, else twice. Warns (`JoiningWarning`) of what is left out or taken to
-    be closed.
+    Memory: the matrices once more where features agree, else twice; large ones lie in files (`translate.large`).
+    Warns (`JoiningWarning`) of what is left out or taken to be closed.
     """
     parts = [*paired, *alone]
     first = parts[0]
@@ -43,7 +44,7 @@ def together(paired: Sequence[Measured], alone: Sequence[Measured], m: Modality)
     obs = joined(index, [(m, part.obs) for part in parts])
     name = f"{first.name} and {len(parts) - 1} more"
     sources = tuple(source for part in parts for source in part.sources)
-    return Measured(sparse.vstack(matrices, format="csr", dtype=np.float32), var, obs, name, sources)
+    return Measured(stacked(matrices), var, obs, name, sources)
 
 
 def _cells(parts: Sequence[Measured], m: Modality) -> pd.Index:

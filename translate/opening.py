@@ -87,11 +87,45 @@ def put_into_mudata(path: Path, modality: Modality, key: str, values: np.ndarray
     """Write `obsm[key]` of a modality into an .h5mu file, and add `trace` to its ``uns["expresser"]``; nothing else is touched."""
     with h5py.File(path, "r+") as file:
         held = {name: file["mod"][name] for name in file["mod"]}
-        group = _by_kind(held, str(path))[modality]
-        write_elem(group.require_group("obsm"), key, values)
-        uns = group.require_group("uns")
-        before = read_elem(uns["expresser"]) if "expresser" in uns else {}
-        write_elem(uns, "expresser", {**before, **trace})
+        _put(_by_kind(held, str(path))[modality], key, values, trace)
+
+
+def put_into_h5ad(path: Path, key: str, values: np.ndarray, trace: Mapping[str, Any]) -> None:
+    """The same of an .h5ad file."""
+    with h5py.File(path, "r+") as file:
+        _put(file, key, values, trace)
+
+
+def is_self_contained(path: Path) -> bool:
+    """Whether a copy of an HDF5 file in another folder holds what this one does, and AnnData of today reads it as it stands.
+
+    Not where counts are those of another file (virtual or external data sets, links), or where it is of an early AnnData.
+    """
+    found = []
+
+    def look(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(item.is_virtual or item.external is not None)
+        else:
+            found.extend(isinstance(item.get(key, getlink=True), h5py.ExternalLink) for key in item)
+
+    with readable(path, "h5ad"), h5py.File(path, "r") as file:
+        if file.attrs.get("encoding-type") != "anndata" or not all(
+            isinstance(file.get(key, {}), h5py.Group | dict) for key in ("obsm", "uns")
+        ):
+            return False
+        look("/", file)
+        file.visititems(look)
+    return not any(found)
+
+
+def _put(group: h5py.Group, key: str, values: np.ndarray, trace: Mapping[str, Any]) -> None:
+    for name in ("obsm", "uns"):
+        if name not in group:
+            write_elem(group, name, {})
+    write_elem(group["obsm"], key, values)
+    before = read_elem(group["uns/expresser"]) if "expresser" in group["uns"] else {}
+    write_elem(group["uns"], "expresser", {**before, **trace})
 
 
 def _held(mudata: Any, stack: ExitStack) -> tuple[dict[str, Any], str, Any]:

@@ -11,6 +11,7 @@ from scipy import sparse
 from expresser.errors import InputError
 from expresser.regions import Regions
 from translate.genomes import guess_genome
+from translate.large import by_rows
 from translate.stored import StoredBlocks, StoredMatrix
 
 _ENTRIES = 1_000_000  # looked at at a time
@@ -42,15 +43,15 @@ def binarise(matrix: sparse.csr_matrix, *, copy: bool = True) -> sparse.csr_matr
     negative or not a number: such a matrix holds no counts.
     """
     _prove_counts(matrix)
-    matrix = matrix.copy() if copy else matrix
+    matrix = by_rows(matrix, sparse.csr_matrix.copy) if copy else matrix
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return _ones(matrix)
 
 
 def _prove_counts(matrix: sparse.csr_matrix) -> None:
-    bad = np.flatnonzero(~(matrix.data >= 0))
-    if len(bad):
+    if not matrix.data.min(initial=0) >= 0:  # nor where one is not a number
+        bad = np.flatnonzero(~(matrix.data >= 0))
         cell = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
         raise InputError(
             f"peaks: {len(bad):,} of {matrix.nnz:,} stored values are negative or NaN (first: {matrix.data[bad[0]]} in "
@@ -65,17 +66,22 @@ def repool(matrix: sparse.csr_matrix, source: Regions, target: Regions) -> spars
     One sparse product (Wu et al., PNAS 2021, "re-pooling"). A source peak without overlap is dropped; one that spans several
     target peaks opens each. Only where target peaks overlap one another does it matter that a source peak identical to a
     target peak fills that one alone: so peaks carried over to themselves, in any order, stay as they are. An interval that
-    is listed twice gets the or of both. Memory: the result.
+    is listed twice gets the or of both. Memory: the result, which lies in files where it is large (`translate.large`).
     Relations: `coverage` says beforehand whether the two sets of peaks have anything to do with one another.
     """
     _prove_peaks(matrix, source)
     if source.equals(target) and not source.duplicated().any():
         return binarise(matrix)
     _prove_counts(matrix)
-    product = matrix @ opens(source, target)  # of counts, not of 0/1: what is above zero is the same, without a copy
-    product.eliminate_zeros()
-    product.sort_indices()
-    return _ones(product)
+    onto = opens(source, target)
+
+    def opened(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+        product = rows @ onto  # of counts, not of 0/1: what is above zero is the same, without a copy
+        product.eliminate_zeros()
+        product.sort_indices()
+        return _ones(product)
+
+    return by_rows(matrix, opened)
 
 
 def opens(source: Regions, target: Regions) -> sparse.csr_matrix:

@@ -13,6 +13,7 @@ from expresser.errors import InputError
 from expresser.gene_names import likely_cause
 from expresser.regions import Regions
 from translate.genenames import GenePlaces, gene_table
+from translate.large import Growing
 from translate.opening import Data, kinds_of, modalities_in, name_of, open_matrix, read_table
 from translate.study import Measured, Modality
 
@@ -22,11 +23,12 @@ _ROWS = 4096  # read and proven at a time
 
 
 def read_measured(
-    data: Data, modality: Modality, *, layer: str | None = None, places: GenePlaces | None = None
+    data: Data, modality: Modality, *, layer: str | None = None, places: GenePlaces | None = None, of: int = 1
 ) -> Measured:
     """One modality of an input; of one with `feature_types` those features alone.
 
-    Memory: the matrix twice while its blocks are joined. Raises InputError for what is no such modality, not raw
+    of: inputs that are read and held together. Memory: the matrix twice while its blocks are joined; one that is large, as one of
+    so many, lies in files (`translate.large`). Raises InputError for what is no such modality, not raw
     counts (ATAC: counts or 0/1), empty, or named twice.
     """
     name = name_of(data)
@@ -38,7 +40,7 @@ def read_measured(
         raise InputError(f"{where}: is empty: {len(matrix.obs)} cells x {len(var)} {_FEATURES[modality]}s.")
     obs = plain_obs(matrix.obs, where)
     var = _features(var, modality, where, places)
-    counts = _counts(matrix, columns, modality, obs.index.to_numpy(), var.index.to_numpy(), name)
+    counts = _counts(matrix, columns, modality, obs.index.to_numpy(), var.index.to_numpy(), name, of)
     return Measured(counts, var, obs, name, (data,))
 
 
@@ -169,10 +171,11 @@ def _counts(
     cells: Shaped[np.ndarray, " cells"],
     names: Shaped[np.ndarray, " features"],
     name: str,
+    of: int = 1,
 ) -> sparse.csr_matrix:
     """The whole matrix as float32 CSR, proven block by block."""
     where = f"{name}: {matrix.where}"
-    done: list[sparse.csr_matrix] = []
+    found = Growing(len(names), of=of)
     first = 0
     with readable(name, modality):
         for block in matrix.blocks(_ROWS):
@@ -189,17 +192,15 @@ def _counts(
             )
             part.sum_duplicates()
             part.eliminate_zeros()
-            done.append(part)
+            found.add(part)
             first += block.shape[0]
     if first != len(cells):
         raise InputError(f"{where} has {first} rows, but {len(cells)} cells are named.")
-    whole = done[0] if len(done) == 1 else sparse.vstack(done, format="csr")
+    whole = found.whole()
     if whole.nnz == 0:
         raise InputError(
             f"{where} is empty: {whole.shape[0]} cells x {whole.shape[1]} {_FEATURES[modality]}s, all zero."
         )
-    if whole.nnz < 2**31:
-        whole.indices, whole.indptr = whole.indices.astype(np.int32), whole.indptr.astype(np.int32)
     return whole
 
 

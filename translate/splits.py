@@ -90,6 +90,17 @@ def split_all(study: Study, needs: Sequence[Modality], *, share: float = 0.05, s
     return _split(f"all cells; {share:.0%} of them only watched, seed {seed}", parts)
 
 
+def thinned_split(split: Split, study: Study, most: int) -> Split:
+    """At most so many cells of each part, the first in the order of a hash of their names; those that are left out are in none."""
+    parts, said, names = [], [], _names(study)
+    for what, cells in (("training", split.train), ("validation", split.valid), ("test", split.test)):
+        if len(cells) > most:
+            said.append(f"{most:,} of {len(cells):,} {what} cells")
+            cells = np.sort(cells[_keyed_order(names[cells], 0)[:most]])
+        parts.append(cells)
+    return Split("; ".join([split.name, *said]), *parts)
+
+
 def split_by_column(
     cells: Study | pd.DataFrame,
     column: str,

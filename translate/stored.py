@@ -1,9 +1,9 @@
-"""ATAC of a corpus on disk, read cell by cell when it is asked for: what stands in for a matrix in memory."""
+"""ATAC that is read cell by cell when it is asked for: of a corpus on disk, or of a matrix that lies in files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,53 @@ from expresser.errors import InputError
 from translate.batches import SparseRows
 
 _ENTRIES = 4_000_000  # read at a time in passes over all cells
+
+
+@runtime_checkable
+class OpenFeatures(Protocol):
+    """Cells whose open features are read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, features."""
+
+    def announce(self, cells: Int64[np.ndarray, " cells"]) -> None:
+        """These will be asked for soon."""
+
+    def open_in(self, cells: Int64[np.ndarray, " cells"]) -> tuple[Int64[np.ndarray, " cells"], np.ndarray]:
+        """How many features are open in each of these cells, and which, ascending in each cell."""
+
+    def pieces(self, cells: Int64[np.ndarray, " cells"]) -> Iterator[Int64[np.ndarray, " piece"]]:
+        """Places in `cells`, a piece at a time, in an order that suits the reading."""
+
+
+@dataclass(frozen=True, eq=False)
+class LargeMatrix:
+    """A matrix without stored zeros, its indices sorted, whose entries may lie in files (`translate.large`): seen as what is open."""
+
+    matrix: sparse.csr_matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, features."""
+        return self.matrix.shape
+
+    def announce(self, cells: Int64[np.ndarray, " cells"]) -> None:
+        """Nothing: the system reads ahead of its own."""
+
+    def open_in(self, cells: Int64[np.ndarray, " cells"]) -> tuple[Int64[np.ndarray, " cells"], np.ndarray]:
+        """How many features are open in each of these cells, and which, ascending in each cell. The counts are not read."""
+        indptr, indices = self.matrix.indptr, self.matrix.indices
+        lengths = indptr[cells + 1].astype(np.int64) - indptr[cells]
+        found = np.empty(int(lengths.sum()), np.int32)
+        compiled(_gather)(indptr[cells], lengths, indices, found)
+        return lengths, found
+
+    def pieces(self, cells: Int64[np.ndarray, " cells"]) -> Iterator[Int64[np.ndarray, " piece"]]:
+        """Places in `cells`, a piece at a time, in the order of the matrix."""
+        order = np.argsort(cells, kind="stable")
+        step = max(1, _ENTRIES * self.shape[0] // max(self.matrix.nnz, 1))
+        yield from (order[start : start + step] for start in range(0, len(order), step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +137,14 @@ class StoredMatrix:
 
 
 class StoredBlocks:
-    """Which features of a model are open in the cells of a corpus, read by blocks: `translate.batches.BlockedMatrix` on disk.
+    """Which features of a model are open in cells on disk, read by blocks: `translate.batches.BlockedMatrix` there.
 
-    `onto` (features of the corpus x features of the model, 0/1) says what each feature of the corpus opens.
+    `onto` (features of the cells x features of the model, 0/1) says what each of theirs opens.
     """
 
     binary = True
 
-    def __init__(self, matrix: StoredMatrix, onto: sparse.csr_matrix, bounds: Sequence[int]) -> None:
+    def __init__(self, matrix: OpenFeatures, onto: sparse.csr_matrix, bounds: Sequence[int]) -> None:
         self.matrix, self.bounds = matrix, tuple(int(b) for b in bounds)
         self.shape = (matrix.shape[0], onto.shape[1])
         if (self.bounds[0], self.bounds[-1]) != (0, onto.shape[1]) or list(self.bounds) != sorted(self.bounds):
@@ -173,6 +220,15 @@ class StoredBlocks:
     def shares(self, cells: Int64[np.ndarray, " cells"]) -> Float32[np.ndarray, " features"]:
         """Share of these cells in which each feature is open."""
         return (self.opened(cells) / max(len(cells), 1)).astype(np.float32)
+
+
+def _gather(first, lengths, indices, found):
+    """The entries of each of some rows, one row behind the other."""
+    n = 0
+    for row in range(len(lengths)):
+        for i in range(first[row], first[row] + lengths[row]):
+            found[n] = indices[i]
+            n += 1
 
 
 def _carry_in_order(given, lengths, place, found, ends):

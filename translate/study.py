@@ -11,6 +11,7 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.notebook import card
+from translate.large import take_rows
 from translate.stored import StoredMatrix
 
 Modality: TypeAlias = Literal["rna", "atac", "protein"]
@@ -26,7 +27,8 @@ class Measured:
     """One modality of some cells as it was measured.
 
     `matrix` is cells x features, float32 CSR with sorted indices and no stored zeros: raw counts of RNA and protein,
-    counts or 0/1 of ATAC; that of a corpus stays on disk (`StoredMatrix`). `var` has unique feature names; for RNA the
+    counts or 0/1 of ATAC; that of a corpus stays on disk (`StoredMatrix`), a large one lies in files
+    (`translate.large`). `var` has unique feature names; for RNA the
     columns ensembl_id and symbol ("" unknown), chrom ("" unknown) and tss (bases, -1 unknown), for ATAC chrom, start, end
     (0-based, half-open). `obs` has unique cell names. `name` is what messages call it; `sources` are the files and AnnData
     it was read from, which may hold more of these cells (embeddings in obsm).
@@ -66,7 +68,7 @@ class Measured:
     def take(self, cells: Int64[np.ndarray, " taken"]) -> "Measured":
         """These cells, in this order."""
         stored = isinstance(self.matrix, StoredMatrix)
-        matrix = self.matrix.take(cells) if stored else self.matrix[cells]
+        matrix = self.matrix.take(cells) if stored else take_rows(self.matrix, cells)
         return replace(self, matrix=matrix, obs=self.obs.iloc[cells])
 
     def loaded(self) -> "Measured":

@@ -16,6 +16,9 @@ from scipy import sparse
 from expresser.errors import InputError
 
 ENTRIES = 2_000_000  # non-zeros held at once by readers of column order: 32 MB, about 200 MB while they are sorted
+BLOCK_ENTRIES = (
+    8_000_000  # of a block of rows: 64 MB as most are stored; 4,096 cells of ATAC may have ten times as many
+)
 DENSE_BYTES = 32_000_000  # of a dense matrix held at once: about 80 MB while its zeros are dropped
 _TRIPLE = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", "<f8")])
 
@@ -64,10 +67,12 @@ def check_indptr(indptr: Integer[np.ndarray, " majors_plus_1"], majors: int, ent
 def csr_blocks(
     data: Any, indices: Any, indptr: Integer[np.ndarray, " cells_plus_1"], shape: tuple[int, int], rows: int
 ) -> Iterator[sparse.csr_matrix]:
-    """Row slices of arrays on disk (h5py or zarr): only the slice is in memory."""
+    """Row slices of arrays on disk (h5py or zarr): only the slice is in memory, fewer rows where these have many entries."""
     check_indptr(indptr, shape[0], data.shape[0])
-    for first in range(0, shape[0], rows):
-        last = min(first + rows, shape[0])
+    last = 0
+    while (first := last) < shape[0]:
+        full = int(np.searchsorted(indptr, int(indptr[first]) + BLOCK_ENTRIES, side="right")) - 1
+        last = min(first + rows, max(full, first + 1), shape[0])
         a, b = int(indptr[first]), int(indptr[last])
         arrays = (_supported(data[a:b]), indices[a:b], indptr[first : last + 1] - a)
         block = sparse.csr_matrix(arrays, shape=(last - first, shape[1]))

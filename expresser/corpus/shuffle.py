@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import UInt32, UInt64
+from jaxtyping import Int64, UInt32, UInt64
 
 from expresser.corpus.packing import take_rows
 from expresser.corpus.shards import CountBatch, concatenate, from_arrow, schema, to_arrow
@@ -22,6 +22,8 @@ from expresser.errors import InputError
 # macOS allows 256, so beyond 4 million cells buckets grow instead of becoming more.
 BUCKET_ROWS = 32_768
 MAX_BUCKETS = 128
+# Non-zeros of a bucket that are in memory at once: 0.5 GB. Cells of ATAC may have thousands: a bucket of such is sorted in parts.
+BUCKET_ENTRIES = 64_000_000
 # Rows gathered at a time: bounds the index arrays of the gather.
 PIECE_ROWS = 8_192
 # Non-zeros held before they are dealt: a bucket gets one record batch of each deal, and small ones cost more than their counts.
@@ -145,7 +147,7 @@ class Scatter:
         self._rows[bucket] += len(record)
 
     def shuffled(self, skip: int = 0) -> Iterator[CountBatch]:
-        """All cells but the first `skip` in the seeded order, in pieces of at most PIECE_ROWS; one bucket is in memory."""
+        """All cells but the first `skip` in the seeded order, in pieces of at most PIECE_ROWS; one bucket is in memory, or a part."""
         self.mark()
         self._files.close()
         for bucket, rows in enumerate(self._rows):
@@ -153,14 +155,28 @@ class Scatter:
                 skip -= rows
                 continue
             with pa.memory_map(str(self._path(bucket))) as file:
-                cells = from_arrow(pa.ipc.open_stream(file).read_all())
-                if len(cells) != rows:
-                    raise ValueError(f"{self._path(bucket)}: {len(cells):,} cells, {rows:,} were written")
-                order = np.argsort(order_keys(self._seed, cells.cell_id))
-                for start in range(skip, len(order), PIECE_ROWS):
-                    yield take_rows(cells, order[start : start + PIECE_ROWS])
+                table = pa.ipc.open_stream(file).read_all()
+                if len(table) != rows:
+                    raise ValueError(f"{self._path(bucket)}: {len(table):,} cells, {rows:,} were written")
+                yield from self._sorted(table, skip)
                 skip = 0
-                del cells
+                del table
+
+    def _sorted(self, table: pa.Table, skip: int) -> Iterator[CountBatch]:
+        """The rows of a bucket in order but the first `skip`; the table is a view of its file, and may be larger than memory."""
+        order = np.argsort(order_keys(self._seed, table.column("cell_id").to_numpy()))
+        entries = sum(len(chunk.values) for chunk in table.column("genes").chunks)
+        for some in np.array_split(order, max(1, -(-entries // BUCKET_ENTRIES))):
+            if len(some) <= skip:
+                skip -= len(some)
+                continue
+            rows = np.sort(some)
+            cells = from_arrow(table) if len(rows) == len(table) else _taken(table, rows)
+            places = np.searchsorted(rows, some)
+            for start in range(skip, len(places), PIECE_ROWS):
+                yield take_rows(cells, places[start : start + PIECE_ROWS])
+            skip = 0
+            del cells
 
     def forget(self, read: int) -> None:
         """Delete the files of buckets whose cells are all among the first `read` of the order."""
@@ -169,3 +185,14 @@ class Scatter:
             if read < 0:
                 return
             self._path(bucket).unlink(missing_ok=True)
+
+
+def _taken(table: pa.Table, rows: Int64[np.ndarray, " rows"]) -> CountBatch:
+    """These rows, rising, one record batch after the other."""
+    taken, first = [], 0
+    for batch in table.to_batches():
+        here = rows[slice(*np.searchsorted(rows, [first, first + len(batch)]))] - first
+        if len(here):
+            taken.append(take_rows(from_arrow(pa.Table.from_batches([batch])), here))
+        first += len(batch)
+    return concatenate(taken)
