@@ -1,10 +1,14 @@
 """The ``expresser`` command: finds its sub-commands, runs one, turns bad input into one message and exit code 2."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from types import FrameType
 from typing import Any
 
 from expresser import __version__
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[0] not in known:
         fail(f"no command {argv[0]!r}; there are {', '.join(known)}.")
     try:
-        with invoked(argv):
+        with _unwound_by_sigterm(), invoked(argv):
             known[argv[0]].load().run(argv[1:])
     except InputError as error:
         if os.environ.get("EXPRESSER_DEBUG"):
@@ -91,6 +95,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what is half-written goes, what can be gone on with stays. A second one ends it at once."""
+    mine = os.getpid()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != mine:  # a worker, which unwinds nothing of its parent's
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        print("terminated", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # somebody else sees to it
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _refused(error: OSError) -> str:

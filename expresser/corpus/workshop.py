@@ -132,6 +132,8 @@ def workshop(out: Path, verb: str = "building") -> Iterator[Workshop]:
 
 def clear(out: Path, verb: str = "building") -> None:
     """Remove the workshop of a corpus that is complete: its maker was killed between the last two steps."""
-    if workshop_of(out, verb).exists():
+    folder = workshop_of(out, verb)
+    if folder.exists():
         with one_writer(out):
-            remove_folder(workshop_of(out, verb))
+            remove_folder(folder)
+    sweep(folder.parent, folder.name)
