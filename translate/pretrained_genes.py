@@ -13,6 +13,7 @@ from scipy import sparse
 from expresser.errors import InputError
 from expresser.genes import COLUMNS, GeneVocab
 from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
+from translate.large import by_rows
 from translate.study import DataWarning, Measured
 
 # Shares of the genes that a translator was fitted with: below the first a file gets a warning, below the second it is refused.
@@ -74,9 +75,13 @@ class PretrainedGenes:
         pointers = np.concatenate([[0], np.cumsum(known)])
         ones = np.ones(int(known.sum()), np.float32)
         onto = sparse.csr_matrix((ones, tokens[known], pointers), shape=(len(tokens), len(self.vocab)))
-        counts = (measured.loaded().matrix @ onto).tocsr().astype(np.float32, copy=False)
-        counts.sort_indices()
-        return counts
+
+        def carried(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+            counts = (rows @ onto).tocsr().astype(np.float32, copy=False)
+            counts.sort_indices()
+            return counts
+
+        return by_rows(measured.loaded().matrix, carried)
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays, and settings for JSON."""

@@ -14,11 +14,11 @@ from scipy import sparse
 from expresser.errors import InputError
 from expresser.threads import kept_threads
 from translate.align import align_genes, expressed_genes, take_columns
+from translate.large import steps, take_rows
 from translate.preprocess.quantiles import Values, quantiles
 from translate.pretrained_genes import PretrainedGenes
 from translate.study import Measured
 
-_ENTRIES = 4_000_000  # non-zeros that fitting looks at at once
 _CONSTANT = 1e-6  # a spread below this share of the mean is rounding
 
 
@@ -77,14 +77,14 @@ class RnaInput:
                 "genes a cell). Set min_genes (0: no filter) and max_genes (None: no filter) to suit these data."
             )
         left_out["cells_by_genes"] = int((~kept).sum())
-        counts = counts[kept] if not kept.all() else counts
+        counts = take_rows(counts, np.flatnonzero(kept)) if not kept.all() else counts
         counted = None
         if recipe.n_top_genes is not None:
             top = variable_genes(counts, recipe.n_top_genes)
             left_out["genes_not_variable"] = len(columns) - len(top)
             if len(top) < len(columns) and (recipe.min_genes or recipe.max_genes):
                 counted = measured.var.iloc[columns]
-            columns, counts = columns[top], counts[:, top]
+            columns, counts = columns[top], take_columns(counts, top)
         var = measured.var.iloc[columns]
         median = float(np.median([total for total in _libraries(counts) if total > 0] or [1.0]))
         nought, one = np.zeros(len(var), dtype=np.float32), np.ones(len(var), dtype=np.float32)
@@ -282,20 +282,17 @@ def _span(recipe: RnaRecipe) -> str:
 
 def _libraries(counts: sparse.csr_matrix) -> Float64[np.ndarray, " cells"]:
     """Total of each cell, exact."""
-    there = np.diff(counts.indptr) > 0
     totals = np.zeros(counts.shape[0])
-    if there.any():
-        totals[there] = np.add.reduceat(counts.data, counts.indptr[:-1][there], dtype=np.float64)
+    for rows, block in zip(steps(counts), _blocks(counts)):  # numpy sums a copy in float64
+        there = np.diff(block.indptr) > 0
+        if there.any():
+            totals[rows][there] = np.add.reduceat(block.data, block.indptr[:-1][there], dtype=np.float64)
     return totals
 
 
 def _blocks(counts: sparse.csr_matrix) -> Iterator[sparse.csr_matrix]:
-    """The same rows, at least one and about `_ENTRIES` non-zeros at a time, without copying the counts."""
-    first = 0
-    while first < counts.shape[0]:
-        last = int(np.searchsorted(counts.indptr, counts.indptr[first] + _ENTRIES, side="right")) - 1
-        last = min(max(last, first + 1), counts.shape[0])
-        a, b = counts.indptr[first], counts.indptr[last]
-        arrays = counts.data[a:b], counts.indices[a:b], counts.indptr[first : last + 1] - a
-        yield sparse.csr_matrix(arrays, shape=(last - first, counts.shape[1]))
-        first = last
+    """The same rows, some at a time, without copying the counts."""
+    for rows in steps(counts):
+        a, b = counts.indptr[rows.start], counts.indptr[rows.stop]
+        arrays = counts.data[a:b], counts.indices[a:b], counts.indptr[rows.start : rows.stop + 1] - a
+        yield sparse.csr_matrix(arrays, shape=(rows.stop - rows.start, counts.shape[1]))
