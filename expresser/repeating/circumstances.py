@@ -16,7 +16,7 @@ def doubts(recorded: Recorded) -> list[str]:
     import torch
 
     found = [
-        f"{name} {now or 'is not installed'}, then {shortened(then) if then else 'not installed'}"
+        f"{name} {now or 'is not installed'}, then {_said(then, 'not installed')}"
         for name, then in recorded.versions.items()
         if name in VERSIONED and (now := _version(name)) != then
     ]
