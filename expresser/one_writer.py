@@ -91,12 +91,9 @@ def _taken(out: Path) -> tuple[Path, int | None]:
     for path in (out.parent / f".{out.name}.lock", out / ".lock"):
         while True:
             try:
-                lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                lock = _opened(path)
             except OSError:
-                try:
-                    lock = os.open(path, os.O_RDONLY)  # another user's
-                except OSError:
-                    break
+                break
             if not _lock(lock, path, out):
                 return path, lock
             if _is_still(path, lock):
@@ -106,6 +103,13 @@ def _taken(out: Path) -> tuple[Path, int | None]:
                 return path, lock
             os.close(lock)  # its holder was done, and removed it, between these steps
     return out, None
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)  # another user's
 
 
 def _lock(lock: int, path: Path, out: Path) -> bool:
