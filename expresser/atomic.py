@@ -62,9 +62,9 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_together(folder: str | Path, *, last: str) -> Iterator[Path]:
-    """A folder for files that belong together; they move into `folder` when the block ends well and all are on the disk.
+    """A folder for files, and folders of files, that belong together; they move into `folder` when all are on the disk.
 
-    No file system moves several files in one step. So the old file `last` goes first and the new one comes last: where it is, the
+    No file system moves several of them in one step. So the old file `last` goes first and the new one comes last: where it is, the
     others are those that belong to it. A process killed in the few steps between leaves a folder without it, and the same call
     makes it whole.
     """
@@ -80,7 +80,10 @@ def replaced_together(folder: str | Path, *, last: str) -> Iterator[Path]:
             (folder / last).unlink(missing_ok=True)
             flush(folder)
         for path in files:
-            path.replace(folder / path.name)
+            if path.is_dir():
+                _put(path, folder / path.name, aside=place / f"{path.name}{_OLD}")
+            else:
+                path.replace(folder / path.name)
         flush(folder)
 
 

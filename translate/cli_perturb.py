@@ -79,6 +79,7 @@ def perturb(
             ("reference": the largest). Without it, such cells are refused.
         seed: Of the cells drawn and the null.
     """
+    from expresser.atomic import is_empty
     from translate.asking import lifted, matched
     from translate.perturb import Change
     from translate.perturb_files import write
@@ -86,7 +87,7 @@ def perturb(
     from translate.terminal import notes, on_fastest, prove_out
     from translate.translator import Translator
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"{out}: exists. Choose a new folder for --out.")
     if not any((gene, peak, close, open, knock_down, over_express)):
         raise InputError(

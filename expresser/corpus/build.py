@@ -8,6 +8,7 @@ from typing import Any
 
 from anndata import AnnData
 
+from expresser.atomic import is_empty
 from expresser.corpus.assembling import Intake
 from expresser.corpus.duplicates import Seen
 from expresser.corpus.features import given, open_all, union
@@ -188,9 +189,9 @@ def _manifest_there(out: Path) -> dict[str, Any] | None:
         return None
     if not out.is_dir():
         raise InputError(f"{out}: is a file; a corpus is a folder. Name one that does not exist yet.")
-    names = sorted(entry.name for entry in out.iterdir())
-    if not names:
+    if is_empty(out):
         return None
+    names = sorted(entry.name for entry in out.iterdir())
     if MANIFEST not in names:
         raise InputError(
             f"{out}: is not empty (it holds {', '.join(names[:5])}{', …' if len(names) > 5 else ''}) and is no corpus. "

@@ -1,7 +1,6 @@
 """Runs the stages of the demo, remembers in demo.json which commands are done, and goes on from there."""
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +11,7 @@ import anndata as ad
 from rich.console import Console
 
 from expresser import __version__, cli
-from expresser.atomic import replaced
+from expresser.atomic import is_empty, remove_folder, replaced
 from expresser.demo.plan import Command, Held, Size, Stage
 from expresser.errors import InputError
 from expresser.record import write_metrics
@@ -36,7 +35,7 @@ class Record:
                 )
                 raise InputError(f"{out}: holds a demo of {was}, and this one is of {now}. Choose another --out.")
             return
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or not is_empty(out)):
             raise InputError(
                 f"{out}: not empty, and not a demo's folder. Choose another --out, or remove what is there."
             )
@@ -126,7 +125,7 @@ def _do(step: Command | Held, console: Console) -> None:
     if step.again == "resume" and (folder / "run.json").is_file():
         step = replace(step, words=(*step.words, "--resume"))
     elif step.again == "anew" and folder.exists():
-        shutil.rmtree(folder)
+        remove_folder(folder)
     console.print(f"$ {brief(step.line)}", **_STYLE)
     cli.main(list(step.words))
 

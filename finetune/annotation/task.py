@@ -172,14 +172,14 @@ def run_annotation(
     predictions = list_predictions(parts, judged, cells)
     scores = score_frame(metrics)
     if folder is not None:
-        metrics["classifier"] = save_classifier(
-            folder / "classifier", rows, cells, checkpoints, embedded, scores, options, metrics, config, device
-        )
         record = provenance(
             seed=seed, cells_sha256=cells.sha256(), weights_sha256=weights, data=cells.source.label, config=config
         )
         drawings = Drawings({name: pooled(parts, judged[name], cells.labels, cells.types) for name in judged})
         with replaced_together(folder, last="metrics.json") as part:
+            metrics["classifier"] = save_classifier(
+                part / "classifier", rows, cells, checkpoints, embedded, scores, options, metrics, config, device
+            )
             write_metrics(part / "run.json", record)
             predictions.to_parquet(part / "predictions.parquet")
             write_page(part / "report.html", metrics, drawings, record)
