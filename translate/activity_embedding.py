@@ -42,7 +42,8 @@ class ActivityPca:
         variance = squares - np.asarray(rna.mean(axis=0)).ravel() ** 2
         variance[activity.weights.getnnz(axis=0) == 0] = 0.0
         used = np.sort(np.argsort(-variance, kind="stable")[:GENES])
-        used = used[variance[used] > 1e-9].astype(np.int64)
+        # Below a millionth of the mean square it is rounding.
+        used = used[variance[used] > np.maximum(1e-9, 1e-6 * squares[used])].astype(np.int64)
         n = min(COMPONENTS, len(used) - 1, rna.shape[0] - 1)
         if n < 1:
             raise InputError(

@@ -29,12 +29,20 @@ class Components:
 
     @classmethod
     def fit(cls, values: Values, modality: Modality, *, n: int = 50, seed: int = 0) -> "Components":
-        """At most `n` components of training cells: expression as ``ln(1 + x)``, peaks 0/1, protein CLR."""
+        """At most `n` components of training cells: expression as ``ln(1 + x)``, peaks 0/1, protein CLR.
+
+        Raises InputError where there are none: fewer than two cells or features, or all cells alike.
+        """
         # Centring costs one dimension; ARPACK cannot find the last one.
         n = min(n, values.shape[0] - 1, values.shape[1] - sparse.issparse(values))
         if n < 1:
             raise InputError(
                 f"components of {values.shape[0]} cells x {values.shape[1]} features ({modality}): at least 2 x 2 are needed."
+            )
+        if not (values.max(axis=0) != values.min(axis=0)).sum():
+            raise InputError(
+                f"components of {values.shape[0]} cells x {values.shape[1]} features ({modality}): all cells have the same values, "
+                "and what does not vary has no components. Give cells that differ."
             )
         if modality != "atac":
             solver = "arpack" if sparse.issparse(values) else "full"

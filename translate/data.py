@@ -90,9 +90,13 @@ def read_study(
             measured[m] = together(main[m], alone[m], m)
     study = _paired(measured, obs)
     if check_pairing and {"rna", "atac"} <= set(measured) and (study.has("rna") & study.has("atac")).sum() >= MIN_CELLS:
-        evidence = pairing_evidence(study)
-        if not evidence.supported:
-            warnings.warn(evidence.message(), PairingWarning, stacklevel=2)
+        try:
+            evidence = pairing_evidence(study)
+            doubt = None if evidence.supported else evidence.message()
+        except InputError as error:
+            doubt = f"not proven that cells of one name are the same cells: {error}"
+        if doubt is not None:
+            warnings.warn(doubt, PairingWarning, stacklevel=2)
     return study
 
 

@@ -204,7 +204,11 @@ def _add_baselines(
             say(f"{name}: embedding")
             began = time.perf_counter()
             batch = None if cells.batch is None else cells.batch_codes
-            found = BASELINES[name](cells.opened, depth=cells.depth.astype(np.float64), batch=batch, n=n, seed=seed)
+            try:
+                found = BASELINES[name](cells.opened, depth=cells.depth.astype(np.float64), batch=batch, n=n, seed=seed)
+            except InputError as error:
+                skipped[name] = str(error)
+                continue
             points[name], seconds[name] = np.ascontiguousarray(found), time.perf_counter() - began
 
 

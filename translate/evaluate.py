@@ -241,12 +241,15 @@ def fit_baselines(
     for direction in directions:
         progress(f"baselines, {direction.replace('_', ' ')}")
         pairs, (source, to) = train.pairs(direction), ends(direction)
-        if source not in components:
-            components[source] = Components.fit(pairs.x, source, seed=seed)
         fitted["mean"][direction] = TrainingMean.fit(pairs)
-        fitted["knn"][direction] = NearestNeighbours.fit(pairs, components[source])
-        chosen = valid.pairs(direction) if len(valid) else None
-        fitted["ridge"][direction] = Ridge.fit(pairs, components[source], chosen, seed=seed)
+        try:
+            if source not in components:
+                components[source] = Components.fit(pairs.x, source, seed=seed)
+            fitted["knn"][direction] = NearestNeighbours.fit(pairs, components[source])
+            chosen = valid.pairs(direction) if len(valid) else None
+            fitted["ridge"][direction] = Ridge.fit(pairs, components[source], chosen, seed=seed)
+        except InputError as error:
+            skipped |= dict.fromkeys(("knn", "ridge"), str(error))
         atac, rna = inputs.get("atac"), inputs.get("rna")
         if (source, to) == ("atac", "rna") and isinstance(atac, AtacInput) and isinstance(rna, RnaInput):
             for name, calibrate in (("gene_activity", True), ("gene_activity_raw", False)):
@@ -254,7 +257,7 @@ def fit_baselines(
                     fitted[name] = {direction: GeneActivity.fit(pairs, atac.regions, rna.var, calibrate=calibrate)}
                 except InputError as error:
                     skipped[name] = str(error)
-    return fitted, skipped
+    return {name: by_direction for name, by_direction in fitted.items() if by_direction}, skipped
 
 
 def _others(test: Cells, theirs: Study, parts: Split, used: Inputs, label: str, seed: int) -> Cells | None:

@@ -65,7 +65,10 @@ class PairingEvidence:
 
 
 def pairing_evidence(study: Study, *, cells: int = 2000, permutations: int = 50, seed: int = 0) -> PairingEvidence:
-    """Compare the study's RNA-ATAC pairs, at most `cells` of them, with `permutations` shufflings. Takes seconds."""
+    """Compare the study's RNA-ATAC pairs, at most `cells` of them, with `permutations` shufflings. Takes seconds.
+
+    Raises InputError where pairs cannot be told from chance: too few have counts of both, or all cells are alike.
+    """
     both = np.flatnonzero(study.has("rna") & study.has("atac")).astype(np.int64)
     depths = [_sums(study.measured[m].matrix)[study.rows[m][both]] for m in ("rna", "atac")] if len(both) else [[], []]
     alive = (np.asarray(depths[0]) > 0) & (np.asarray(depths[1]) > 0)
@@ -79,7 +82,8 @@ def pairing_evidence(study: Study, *, cells: int = 2000, permutations: int = 50,
     order = np.argsort(rng.random(len(some)))
     shuffles = [rng.permutation(len(some)) for _ in range(permutations)]
     depth_rna, depth_atac = (_normal_scores(np.asarray(depth)[alive, None])[:, 0] for depth in depths)
-    depth = float(np.corrcoef(rankdata(depth_rna), rankdata(depth_atac))[0, 1])
+    ranks = rankdata(depth_rna), rankdata(depth_atac)
+    depth = float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(rank) for rank in ranks) else 0.0
     rna, atac = _logged(study.of("rna", some).matrix), binarise(study.of("atac", some).matrix)
     y = Components.fit(rna, "rna", n=_COMPONENTS, seed=seed).of(rna).astype(np.float64)
     x = Components.fit(atac, "atac", n=_COMPONENTS, seed=seed).of(atac).astype(np.float64)

@@ -201,6 +201,11 @@ def _leiden(study: Study, cells: Cells, resolution: float, seed: int) -> list[In
     counts = take_columns(rna.matrix, columns, study.rows["rna"][cells])
     counts = counts[:, counts.getnnz(axis=0) > 0]
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    if min(counts.shape) < 3 or not (counts.max(axis=0) != counts.min(axis=0)).sum():
+        raise InputError(
+            f"split: {counts.shape[0]:,} cells with {counts.shape[1]:,} expressed genes, or all alike, have no clusters. Use "
+            "split_random or split_by_column (--split random, --split COLUMN)."
+        )
     scale = np.median(totals[totals > 0]) / np.maximum(totals, 1)
     x = sparse.csr_matrix(sparse.diags_array(scale.astype(np.float32)) @ counts)
     x.data = np.log1p(x.data)

@@ -45,13 +45,14 @@ def batch_information(
 ) -> Float64[np.ndarray, " dim"]:
     """Mutual information of each dimension with the batch (Ross's estimator, scikit-learn's), nats, never below 0.
 
-    At most the entropy of the batch, ln 2 for two of equal size. 0 where there is one batch. Batches of one cell among those
-    drawn are left out by the estimator. The rest as `depth_information`.
+    At most the entropy of the batch, ln 2 for two of equal size. Batches of one cell among those drawn are left out; 0 where
+    there is one batch of the others, or none. The rest as `depth_information`.
     """
     names, codes = np.unique(batch, return_inverse=True)
     rows, varies = _prepare(z, codes.astype(np.float64), cells, seed)
+    rows = rows[np.bincount(codes[rows], minlength=len(names))[codes[rows]] > 1]
     found = np.zeros(z.shape[1])
-    if varies.any() and len(names) > 1:
+    if varies.any() and len(np.unique(codes[rows])) > 1:
         values = z[rows][:, varies].astype(np.float64)
         found[varies] = mutual_info_classif(values, codes[rows], n_neighbors=k, random_state=seed)
     return found
