@@ -2,10 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
@@ -98,7 +97,9 @@ def spectral(
     import snapatac2
     from anndata import AnnData
 
-    with _own_numpy_seed(seed), warnings.catch_warnings():
+    from expresser.generators import seeded
+
+    with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cells = AnnData(sparse.csr_matrix(matrix, dtype=np.float64))
         n = min(n, matrix.shape[0] - 1, matrix.shape[1] - 1)
@@ -135,15 +136,14 @@ def peakvi(
     _check(matrix)
     _need("peakvi")
     import scvi
-    import torch
     from anndata import AnnData
+
+    from expresser.generators import seeded
 
     quiet = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")]
     levels = [logger.level for logger in quiet]
-    devices = list(range(torch.cuda.device_count())) if accelerator != "cpu" else []
-    with _own_numpy_seed(seed), torch.random.fork_rng(devices), warnings.catch_warnings():
+    with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
         # Which cells it watches to stop early would be drawn from the operating system: we shuffle, and it takes them in order.
         order = np.random.default_rng(seed).permutation(matrix.shape[0])
         cells = AnnData(sparse.csr_matrix(matrix, dtype=np.float32)[order])
@@ -232,14 +232,3 @@ def _check(matrix: sparse.csr_matrix) -> None:
 def _need(name: str) -> None:
     if (why := missing(name)) is not None:
         raise InputError(f"embedding baseline {name!r}: {why}.")
-
-
-@contextmanager
-def _own_numpy_seed(seed: int) -> Iterator[Any]:
-    """NumPy's global generator, which some libraries set or draw from, starts at `seed` inside and is as before after."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

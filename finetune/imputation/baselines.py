@@ -227,17 +227,16 @@ def smooth_scvi(
     """
     import anndata
     import scvi as package
-    import torch
+
+    from expresser.generators import seeded  # which imports torch, as scvi does
 
     counts, first = _all_cells(observed, reference)
     shown = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]))
     column = np.full(counts.shape[1], -1)
     column[shown] = np.arange(len(shown))
     share = np.zeros(wanted.nnz)
-    # fork_rng puts back torch's generators, which are all that this training draws from.
     talkers = _quiet("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
-    with warnings.catch_warnings(), talkers, torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with warnings.catch_warnings(), talkers, seeded(seed):
         warnings.simplefilter("ignore")  # lightning's advice about data-loader workers and log folders
         adata = anndata.AnnData(sparse.csr_matrix(counts[:, shown], dtype=np.float32))
         adata.obs_names = [str(i) for i in range(adata.n_obs)]
