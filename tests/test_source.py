@@ -84,7 +84,7 @@ def tenx_mtx(adata: ad.AnnData, path: Path, version: int = 3, prefix: str = "") 
     (path / f"{prefix}barcodes.tsv").write_text("".join(f"{name}\n" for name in adata.obs_names))
     if version == 3:
         for plain in list(path.iterdir()):
-            plain.with_name(plain.name + ".gz").write_bytes(gzip.compress(plain.read_bytes()))
+            plain.with_name(plain.name + ".gz").write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
             plain.unlink()
     return path
 
