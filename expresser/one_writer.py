@@ -29,7 +29,8 @@ except ImportError:  # no such locks on this system
 
 log = logging.getLogger(__name__)
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _held: dict[Path, tuple[int, int]] = {}  # by this process: its id, for what it forks, and the thread
 
 

@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from killing import every_step, forked, hidden, seen, wait
 
 from expresser import atomic, cli
@@ -17,6 +20,7 @@ from expresser.corpus.workshop import clear, recorded, workshop
 from expresser.errors import InputError
 from expresser.run_folder import Log, claim
 from finetune.state import Result, Store
+from translate.state import load_state, save_state
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -174,6 +178,25 @@ def test_a_damaged_line_of_a_log_is_one_message(tmp_path: Path) -> None:
         Log(tmp_path / "log.jsonl", position="n", keep_until=3, active=True)
 
 
+def test_the_state_of_a_fit_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+
+    def save(epochs: int) -> None:
+        counters = {"phase": 0, "epoch": epochs, "epochs": epochs, "watch": {}}
+        weights = {"w": torch.full((3,), float(epochs))}
+        save_state(folder, system=weights, best=weights, mean=None, optimizers={}, counters=counters)
+
+    states = set()
+    for _ in every_step(lambda: save(2), tmp_path, lambda: save(1)):
+        saved = load_state(folder)
+        assert saved is not None
+        assert saved.best is not None
+        assert {saved.epochs} == set(saved.system["w"].tolist()) == set(saved.best["w"].tolist())
+        states.add(saved.epochs)
+        assert hidden(tmp_path) == []
+    assert states == {1, 2}
+
+
 def test_a_store_has_a_part_or_finds_it_anew(tmp_path: Path) -> None:
     def task(out: Path = tmp_path / "run") -> None:
         store = Store(out, {"of": "this"})
@@ -251,6 +274,30 @@ def test_a_command_that_is_told_to_leave_takes_its_half_written_file_along(
     assert ended == 128 + number
     assert seen(tmp_path) == {}
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_commands_killed_at_random_moments_leave_nothing_third_and_come_to_the_same(tmp_path: Path) -> None:
+    """A few moments of the two commands that take the least time; scripts/kill_trials.py has all of them, and more moments."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "kill_trials.py"
+    words = [
+        sys.executable,
+        str(script),
+        "--what",
+        "corpus",
+        "append",
+        "--moments",
+        "8",
+        "--out",
+        str(tmp_path / "lines"),
+    ]
+    subprocess.run(words, check=True, capture_output=True)
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["corpus", "append"]
+    for line in lines:
+        assert line["faults"] == []
+        assert line["third"] == line["again_unequal"] == line["again_left_something"] == 0
+        assert line["ended_by_the_signal"] >= 4
 
 
 def test_a_command_run_beside_the_main_thread_catches_no_signal(capsys: pytest.CaptureFixture[str]) -> None:
