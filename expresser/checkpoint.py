@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
+from expresser.foreign import LARGE, file_in, printable, prove_types, read_mapping
+from expresser.foreign_tensors import fitting, read_tensors
 from expresser.genes import GeneVocab
 from expresser.hub_client import is_hub_id, snapshot
-from expresser.model.modeling import ExpresserPreTrainedModel
+from expresser.model.configuration import ExpresserConfig, configuration_of
+from expresser.model.modeling import NETWORKS, ExpresserPreTrainedModel
 from expresser.model_card import model_card
 from expresser.notebook import Part, card, lines
 
 FILES = ("config.json", "model.safetensors", "genes.tsv", "run.json", "README.md")
+# What a run record's fields are, where they are there.
+_RUN: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("recipe", "corpus_id", "genes_sha256"), str),
+    **dict.fromkeys(("step", "cells_seen", "cells", "genes", "seed"), int),
+    **dict.fromkeys(("valid", "additive", "best", "provenance", "config"), dict),
+    **dict.fromkeys(("sources", "manifest"), list),
+    "seconds": (int, float),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,12 +124,15 @@ def locate(model: str | Path, files: tuple[str, ...] = FILES) -> Path:
         raise InputError(f"{model}: no such folder, and not a hub id (org/name or org/name@revision).")
     else:
         folder = snapshot(str(model), files)
-    missing = [name for name in files[:-1] if not (folder / name).is_file()]
+    missing = [name for name in files[:-1] if not (folder / name).exists()]
     if missing:
         raise InputError(
             f"{folder if path.is_dir() else model}: not a model folder: {', '.join(missing)} missing. "
             f"A model folder holds {', '.join(files)}."
         )
+    for name in files:
+        if (folder / name).exists():
+            file_in(folder, name)
     return folder
 
 
@@ -140,32 +152,58 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def load(model: str | Path) -> Checkpoint:
-    """Load a model folder or hub id, every weight checked, in eval mode."""
+    """Load a model folder or hub id, every weight checked, in eval mode.
+
+    The folder may be a stranger's: no code and no pickle is read from it, and what its files say of sizes is proven by the length of
+    the weights before memory is taken for them.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, no file of the folder's own, damaged, of another model, or holds numbers that are not finite.
+    """
     folder = locate(model)
-    vocab = GeneVocab.load(folder / "genes.tsv")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        run = json.loads((folder / "run.json").read_text())
-    except (ValueError, OSError) as error:
+    config = configuration_of(read_mapping(folder / "config.json", numbers=False), str(folder / "config.json"))
+    run = read_run(folder / "run.json")
+    vocab = GeneVocab.load(file_in(folder, "genes.tsv", most=LARGE), most=config.vocab_size)
+    if config.vocab_size != len(vocab):
         raise InputError(
-            f"{folder}: config.json and run.json are not those of an Expresser model ({error})."
-        ) from error
-    if getattr(config, "vocab_size", None) != len(vocab):
-        raise InputError(
-            f"{folder}: genes.tsv has {len(vocab)} genes, config.json says {getattr(config, 'vocab_size', None)}: "
+            f"{folder}: genes.tsv has {len(vocab)} genes, config.json says {config.vocab_size}: "
             "the vocabulary belongs to another model. Restore the genes.tsv that was saved with these weights."
         )
-    try:
-        with _no_bars():
-            network = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False)
-    except SafetensorError as error:
-        raise InputError(f"{folder / 'model.safetensors'}: cut short or altered ({error}). Copy it again.") from error
     if (recorded := run.get("genes_sha256")) not in (None, vocab.sha256):
         raise InputError(
             f"{folder}: genes.tsv (sha256 {vocab.sha256[:12]}…) is not the vocabulary the model was trained with "
-            f"({recorded[:12]}…). Restore the genes.tsv that was saved with these weights."
+            f"({printable(recorded)[:12]}…). Restore the genes.tsv that was saved with these weights."
         )
-    return Checkpoint(model=network.eval(), vocab=vocab, run=run, source=str(model))
+    return Checkpoint(model=_network(config, folder / "model.safetensors"), vocab=vocab, run=run, source=str(model))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The run record of a model (run.json), its fields of the kinds that readers take them for."""
+    run = read_mapping(path)
+    prove_types(run, _RUN, str(path))
+    prove_types(
+        run.get("provenance") or {}, {"time_utc": str, "versions": dict, "machine": dict}, f"{path}: provenance"
+    )
+    for part in ("valid", "additive", "best"):
+        prove_types(
+            run.get(part) or {}, dict.fromkeys(("mse", "mae", "pearson", "n", "step"), (int, float)), f"{path}: {part}"
+        )
+    return run
+
+
+def _network(config: ExpresserConfig, weights: Path) -> ExpresserPreTrainedModel:
+    """The network that a configuration describes, with the weights of a file that has exactly those."""
+    network = fitting(weights, lambda: NETWORKS[config.model_type](config))
+    found = read_tensors(weights)
+    if strange := sorted(name for name, values in found.items() if not values.is_floating_point()):
+        raise InputError(
+            f"{weights}: {strange[0]} is {found[strange[0]].dtype}, not numbers with a fraction. Copy it again."
+        )
+    kind = getattr(torch, str(config.dtype).removeprefix("torch."))
+    network.load_state_dict({name: values.to(kind) for name, values in found.items()}, assign=True)
+    return network.eval()
 
 
 @contextmanager

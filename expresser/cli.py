@@ -13,6 +13,7 @@ from typing import Any
 
 from expresser import __version__
 from expresser.errors import InputError
+from expresser.foreign import printable
 from expresser.invocation import invoked
 
 
@@ -128,8 +129,8 @@ def _refused(error: OSError) -> str:
 
 
 def fail(message: str) -> Any:
-    """One message on stderr, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """One message on stderr, exit code 2. It may quote a stranger's file, which is not to steer the terminal."""
+    print(f"error: {printable(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from expresser.cli import Command
+from expresser.foreign import printable
 from expresser.one_writer import one_writer_of_out
 
 Positional = tyro.conf.Positional
@@ -30,12 +31,12 @@ def report_command(runs: Annotated[tuple[Path, ...], Positional], *, out: Path =
 
     numbers, tables = compare(runs, out)
     for title, table in tables:
-        print(f"{title}: {table.title}" if title != table.title else title)
-        print(_text(table), end="\n\n")
+        print(printable(f"{title}: {table.title}" if title != table.title else title))
+        print(printable(_text(table)), end="\n\n")
     for line in numbers["warnings"]:
-        print(f"warning: {line}", file=sys.stderr)
+        print(printable(f"warning: {line}"), file=sys.stderr)
     for line in numbers["remarks"]:
-        print(f"remark: {line}", file=sys.stderr)
+        print(printable(f"remark: {line}"), file=sys.stderr)
     print(f"report: {out}\nnumbers: {out.with_suffix('.json')}")
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Int64, Num, Shaped
 
 from expresser.errors import InputError
+from expresser.foreign import LARGE, shortened
 from expresser.gene_names import OPEN_READING_FRAME, clean_name, is_ensembl_id, likely_cause, split_names
 from expresser.gene_tables import open_text, read_gtf, read_hgnc
 from expresser.notebook import card
@@ -22,6 +23,8 @@ from expresser.notebook import card
 Names: TypeAlias = Sequence[Any] | np.ndarray | pd.Index | pd.Series
 
 COLUMNS = ("gene_id", "symbol", "previous", "alias", "chrom", "start", "end", "strand")
+MOST_GENES = 5_000_000  # in a file; all of GENCODE are 79,000
+_GENE_LETTERS = 4096  # of a line, many times over what the longest list of aliases takes
 _TEXT = ("gene_id", "symbol", "previous", "alias", "chrom", "strand")
 
 
@@ -286,18 +289,30 @@ class GeneVocab:
         return cls(merged.loc[pd.unique(keys)].reset_index(), where="union of gene vocabularies")
 
     @classmethod
-    def load(cls, path: str | Path) -> "GeneVocab":
-        """Read what `save` wrote (genes.tsv, plain or .gz)."""
+    def load(cls, path: str | Path, *, most: int = MOST_GENES) -> "GeneVocab":
+        """Read what `save` wrote (genes.tsv, plain or .gz).
+
+        Raises InputError for what is none, and without reading on for more than `most` genes: a gzipped file may hold a thousand
+        times what it weighs.
+        """
         with open_text(path, newline="") as file:
-            lines = file.read().replace("\r\n", "\n").removesuffix("\n").split("\n")
+            text = file.read(min(_GENE_LETTERS * (most + 1), LARGE))
+            more = bool(file.read(1))
+        text = text.replace("\r\n", "\n").removesuffix("\n")
+        if more or text.count("\n") > most:
+            raise InputError(
+                f"{path}: more than {most:,} genes, or lines far longer than genes have. It is not the vocabulary that belongs here: "
+                "restore the one that was saved with it."
+            )
+        lines = text.split("\n")
         if lines[0].split("\t") != list(COLUMNS):
             raise InputError(f"{path}: first line is {lines[0][:80]!r}, a gene vocabulary begins with {list(COLUMNS)}.")
         rows = [line.split("\t") for line in lines[1:]]
         for number, row in enumerate(rows, start=2):
-            if len(row) != len(COLUMNS) or not all(text == "" or text.isdecimal() for text in row[5:7]):
+            if len(row) != len(COLUMNS) or not all(text == "" or _is_position(text) for text in row[5:7]):
                 raise InputError(
-                    f"{path}: line {number}: {row!r}. Needed are {len(COLUMNS)} tab-separated fields, start and end "
-                    "whole numbers or empty. Write the file again with GeneVocab.save."
+                    f"{path}: line {number}: {shortened(chr(9).join(row), 200)}. Needed are {len(COLUMNS)} tab-separated "
+                    "fields, start and end whole numbers or empty. Write the file again with GeneVocab.save."
                 )
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         for column in ("start", "end"):
@@ -317,6 +332,11 @@ class GeneVocab:
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _is_position(text: str) -> bool:
+    """Whether it is a whole number that no chromosome is too short for by orders of magnitude."""
+    return text.isdecimal() and len(text) <= 12
 
 
 def _complete(table: pd.DataFrame) -> pd.DataFrame:

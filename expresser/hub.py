@@ -1,18 +1,18 @@
 """Put a model on the hub as one commit: a pretrained model, or a fitted translator."""
 
 import fnmatch
-import json
 import re
 import tempfile
 from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError, safe_open
 
 from expresser import checkpoint
 from expresser.checkpoint import Checkpoint
 from expresser.errors import InputError
+from expresser.foreign import LARGE, SMALL, file_in, read_mapping
+from expresser.foreign_tensors import tensor_shapes
 from expresser.hub_client import HUB_NAME, commit
 from expresser.model_card import PLACE, model_card
 
@@ -68,7 +68,7 @@ def push(
             folder = checkpoint.save(Path(temporary) / "model", model.model, model.vocab, model.run)
             return push(folder, repo, revision=revision, private=private, license=license)
     folder, files = whole_model(model)
-    run = json.loads((folder / "run.json").read_text())
+    run = read_mapping(folder / "run.json")
     held: dict[str, Path | bytes] = {name: folder / name for name in files}
     held["README.md"] = _card(folder, run, f"{repo}@{revision}" if revision else repo, license).encode()
     step = f", step {run['step']:,}" if isinstance(run.get("step"), int) else ""
@@ -103,26 +103,25 @@ def whole_model(model: str | Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _check_parts(folder: Path, files: tuple[str, ...]) -> None:
-    """Tables of weights have the length their head says, records are JSON; how they belong together, `translate` knows."""
-    for path in (folder / name for name in files):
-        try:
-            if path.suffix == ".safetensors":
-                with safe_open(path, framework="np"):
-                    pass
-            elif path.suffix == ".json":
-                json.loads(path.read_text())
-        except (SafetensorError, ValueError, OSError) as error:
-            raise InputError(f"{path}: cut short or altered ({error}). Copy it again.") from error
+    """Each is a file of the folder's own; tables of weights are what their head says, records are JSON; how they belong together,
+    `translate` knows."""
+    for path in (file_in(folder, name) for name in files):
+        if path.suffix == ".safetensors":
+            tensor_shapes(path)
+        elif path.suffix == ".json":
+            read_mapping(path, most=LARGE)
 
 
 def _card(folder: Path, run: dict[str, object], name: str, license: str | None) -> str:
     """The folder's card, as it was written or as people have edited it since, with the model's new name and licence."""
     path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else model_card(run)
-    text = text.replace(PLACE, name)
     try:
+        text = file_in(folder, path.name, most=SMALL).read_text(encoding="utf-8") if path.exists() else model_card(run)
+        text = text.replace(PLACE, name)
         card = ModelCard(text)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except InputError:
+        raise
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             f"{path}: the lines between --- at its head are not what the hub reads ({' '.join(str(error).split())}). "
             "Mend them, or remove the file: it is then written from run.json."
@@ -134,7 +133,7 @@ def _card(folder: Path, run: dict[str, object], name: str, license: str | None) 
 
 
 def _title(folder: Path, run: dict[str, object]) -> str:
-    config = json.loads((folder / "config.json").read_text())
+    config = read_mapping(folder / "config.json")
     return f"Translator {config['system']}" if "system" in config else f"Expression Transformer {run.get('recipe', '')}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float32, Shaped
 
 from expresser.atomic import replaced
@@ -23,6 +24,9 @@ _IDS = ("gene_id", "gene_ids", "ensembl_gene_id", "ensembl_id", "ensembl", "feat
 _SYMBOLS = ("symbol", "gene_symbol", "gene", "genes", "gene_name", "gene_symbols", "gene_names", "feature_name", "name")
 _ROW_NUMBERS = ("", "index", "unnamed: 0", "__index_level_0__", "level_0", "row")
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none")  # a blank cell is one missing value, not a fault
+
+MOST_GENES = 5_000_000  # rows
+_MOST_VALUES = 1 << 29  # 2 GiB of float32; 79,000 genes x 6,000 dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +95,16 @@ def read_gene_table(path: str | Path) -> GeneRows:
 
 def _read_parquet(path: Path) -> GeneRows:
     try:
+        about = pq.ParquetFile(path).metadata
+        # A column of one value takes no room however many rows it has: what a file claims is looked at before it is read.
+        if about.num_rows > MOST_GENES or about.num_rows * about.num_columns > _MOST_VALUES:
+            raise InputError(
+                f"{path}: claims {about.num_rows:,} rows x {about.num_columns:,} columns; a table of genes has at most {MOST_GENES:,} "
+                f"rows and {_MOST_VALUES:,} values. It is not read."
+            )
         frame = pd.read_parquet(path)
+    except InputError:
+        raise
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(f"{path}: not readable as parquet ({error}). Copy or write it again.") from error
     if frame.index.nlevels > 1:
@@ -153,6 +166,10 @@ def _parse(path: Path, peeked: Sequence[tuple[int, str]], lines: Iterator[tuple[
                 "numbers: the file is damaged, or its fields are separated by more than one sign."
             )
         names.append(cells[at].strip(' "'))
+        if len(names) > MOST_GENES or len(numbers) > _MOST_VALUES:
+            raise InputError(
+                f"{path}: more than {MOST_GENES:,} genes or {_MOST_VALUES:,} numbers. It is no table of genes."
+            )
         picked = [cells[i] for i in use]
         try:
             row = list(map(float, picked))

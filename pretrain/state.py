@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from expresser.errors import InputError
+from expresser.foreign import prove_types, read_mapping
+from expresser.foreign_tensors import read_tensors
 
 
 def save_state(folder: Path, moments: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
@@ -25,9 +27,11 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     InputError
-        If the checkpoint has no training state.
+        If the checkpoint has no training state, or one that is damaged.
     """
     state = folder / "state"
     if not (state / "loop.json").is_file():
         raise InputError(f"{folder}: no training state to resume from (state/loop.json is missing).")
-    return load_file(state / "optimizer.safetensors"), json.loads((state / "loop.json").read_text())
+    counters = read_mapping(state / "loop.json")
+    prove_types(counters, {"cells_seen": int, "seconds": (int, float), "step": int}, str(state / "loop.json"))
+    return read_tensors(state / "optimizer.safetensors", finite=False), counters

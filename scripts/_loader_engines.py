@@ -60,7 +60,7 @@ class Limit(Engine):
     def __init__(self, folder: Path) -> None:
         import numba
 
-        self.indptr = np.load(folder / "indptr.npy")
+        self.indptr = np.load(folder / "indptr.npy", allow_pickle=False)  # noqa: TID251 (made by this script)
         self.genes, self.counts = (np.memmap(folder / f"{name}.u16", np.uint16, "r") for name in ("genes", "counts"))
 
         @numba.njit(nogil=True)

@@ -12,13 +12,12 @@ from scipy import sparse
 
 from expresser.errors import InputError
 from expresser.genes import COLUMNS, GeneVocab
-from expresser.model.configuration import ExpresserConfig, ExpresserWithoutDecoderConfig
+from expresser.model.configuration import configuration_of
 from translate.large import by_rows
 from translate.study import DataWarning, Measured
 
 # Shares of the genes that a translator was fitted with: below the first a file gets a warning, below the second it is refused.
 ENOUGH, TOO_FEW = 0.8, 0.2
-MODELS = (ExpresserConfig.model_type, ExpresserWithoutDecoderConfig.model_type)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +101,18 @@ class PretrainedGenes:
             )
             vocab = GeneVocab(table, where="the pretrained model's genes")
         model = {key: value for key, value in settings["model"].items() if "attn_implementation" not in key}
-        if model.get("model_type") not in MODELS or (vocab is not None and len(vocab) != model["vocab_size"]):
-            raise ValueError("the pretrained model is no Expresser, or its vocabulary is another model's")
-        return cls(model, np.asarray(arrays["tokens"], np.int64), vocab, int(settings.get("read", 0)))
+        if lacking := {"d_model", "vocab_size"} - model.keys():
+            raise ValueError(f"the pretrained model's record lacks {min(lacking)}")
+        size, tokens = configuration_of(model, "the pretrained model").vocab_size, arrays["tokens"]
+        if vocab is not None and len(vocab) != size:
+            raise ValueError("the pretrained model's vocabulary is another model's")
+        if (
+            tokens.dtype != np.int64
+            or tokens.ndim != 1
+            or (len(tokens) and not -1 <= tokens.min() <= tokens.max() < size)
+        ):
+            raise ValueError(f"tokens are no rows of the pretrained model's table of {size:,}")
+        return cls(model, tokens, vocab, int(settings.get("read", 0)))
 
 
 def _n_found(tokens: Int64[np.ndarray, " genes"]) -> int:

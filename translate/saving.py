@@ -2,22 +2,21 @@
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_file as load_tensors
+from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from expresser.atomic import replaced_folder
 from expresser.checkpoint import locate
 from expresser.errors import InputError
+from expresser.foreign import LARGE, prove_types, read_mapping, shortened
+from expresser.foreign_tensors import fitting, read_arrays, read_tensors
+from expresser.options import from_plain
 from expresser.record import canonical_json
 from translate.bridge_words import taken_words
 from translate.feed import Input, Inputs
@@ -27,6 +26,12 @@ from translate.study import Modality
 from translate.system import System
 
 FILES = ("config.json", "model.safetensors", "inputs.json", "inputs.safetensors", "run.json", "README.md")
+# What a run record's fields are, where they are there.
+_RUN: dict[str, type] = {
+    **dict.fromkeys(("cells", "config", "features", "origin", "pretrained", "provenance", "taken", "trained_on"), dict),
+    **dict.fromkeys(("preset", "split", "system"), str),
+    "seed": int,
+}
 _KINDS: dict[Modality, Any] = {"rna": RnaInput, "atac": AtacInput, "protein": ProteinInput}
 
 
@@ -62,73 +67,59 @@ def load(model: str | Path) -> tuple[str, System, Inputs, dict[str, Any]]:
     if (begun / "split.tsv").is_file() and not (begun / "fit.json").is_file():
         raise InputError(f"{begun}: the fit here is not finished. Run its command again with --resume.")
     folder = locate(model, files=FILES)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        settings = json.loads((folder / "inputs.json").read_text())
-        run = json.loads((folder / "run.json").read_text())
-        arrays = load_file(folder / "inputs.safetensors")
-        name, options = config["system"], config["config"]
-    except (ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+    about = read_mapping(folder / "config.json", numbers=False)
+    settings = read_mapping(folder / "inputs.json", most=LARGE, numbers=False)
+    run = read_mapping(folder / "run.json")
+    prove_types(run, _RUN, str(folder / "run.json"))
+    name, options = about.get("system"), about.get("config")
+    if not isinstance(name, str) or not isinstance(options, dict):
         raise InputError(
-            f"{folder}: damaged, or not a translator's folder ({type(error).__name__}: {error}). Copy it again."
-        ) from error
+            f"{folder}: damaged, or not a translator's folder: config.json names no system and its options."
+        )
     if name not in SYSTEMS:
-        raise InputError(f"{folder}: system {name!r}; this version has {', '.join(SYSTEMS)}. Update expresser.")
-    kind = SYSTEMS[name]
-    inputs: dict[Modality, Input] = {}
-    for modality in settings:
-        if modality not in _KINDS:
-            raise InputError(f"{folder / 'inputs.json'}: modality {modality!r}; known are {', '.join(_KINDS)}.")
-        own = {k.removeprefix(f"{modality}."): v for k, v in arrays.items() if k.startswith(f"{modality}.")}
-        try:
-            inputs[modality] = _KINDS[modality].restored(own, settings[modality])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / 'inputs.json'}: damaged ({type(error).__name__}: {error}).") from error
-    chosen = from_plain(kind.config_class, options, where=str(folder / "config.json"))
-    try:
-        with torch.random.fork_rng(devices=[]):
-            system = kind(chosen, inputs)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder}: config.json and inputs.json make no {name} ({type(error).__name__}: {error}). Copy it again."
-        ) from error
-    load_weights(system, folder / "model.safetensors")
+            f"{folder}: system {shortened(name)}; this version has {', '.join(SYSTEMS)}. Update expresser."
+        )
+    kind = SYSTEMS[name]
+    inputs = _inputs(folder, settings)
+    chosen = from_plain(kind.config_class, options, where=str(folder / "config.json"))
+    weights = folder / "model.safetensors"
+    fitting(weights, lambda: kind(chosen, inputs))  # without memory: only what the file can fill is built
+    with torch.random.fork_rng(devices=[]):
+        system = kind(chosen, inputs)
+    load_weights(system, weights)
     return name, system.eval().requires_grad_(False), inputs, run
 
 
+def _inputs(folder: Path, settings: Mapping[str, Any]) -> Inputs:
+    """The preprocessing, each modality proven to be what `fit` can have made."""
+    arrays = read_arrays(folder / "inputs.safetensors", finite=False)
+    inputs: dict[Modality, Input] = {}
+    where = folder / "inputs.json"
+    for modality, own in settings.items():
+        if modality not in _KINDS:
+            raise InputError(f"{where}: modality {shortened(modality)}; known are {', '.join(_KINDS)}.")
+        if not isinstance(own, dict):
+            raise InputError(f"{where}: {modality} is {shortened(own)}, a mapping is needed. Copy the folder again.")
+        mine = {k.removeprefix(f"{modality}."): v for k, v in arrays.items() if k.startswith(f"{modality}.")}
+        try:
+            inputs[modality] = _KINDS[modality].restored(mine, own)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{where}: damaged, or not of a translator ({modality}: {type(error).__name__}: {error}). Copy the folder again."
+            ) from error
+    return inputs
+
+
 def load_weights(system: System, path: Path) -> None:
-    """Every weight, checked by name and shape before any is read."""
-    expected = {key: list(value.shape) for key, value in system.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        if wrong:
-            shown = ", ".join(f"{key} {found.get(key, 'absent')} for {expected.get(key, 'none')}" for key in wrong[:3])
-            raise InputError(f"{path}: {len(wrong)} of {len(expected)} weights are not this configuration's ({shown}).")
-        system.load_state_dict(load_tensors(path))
-    except SafetensorError as error:
-        raise InputError(f"{path}: cut short or altered ({error}). Copy it again.") from error
-
-
-def from_plain(kind: type[Any], plain: Mapping[str, Any], *, where: str) -> Any:
-    """A dataclass from what JSON made of it: nested dataclasses and tuples are restored, unknown names refused."""
-    hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(kind)}
-    if unknown := sorted(set(plain) - names):
-        raise InputError(f"{where}: {kind.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
-    return kind(**{name: _restored(hints[name], value, where) for name, value in plain.items()})
-
-
-def _restored(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_plain(typing.cast(type[Any], hint), value, where=where)
-    origin = typing.get_origin(hint)
-    if origin is types.UnionType and value is not None:
-        return next((_restored(h, value, where) for h in typing.get_args(hint) if dataclasses.is_dataclass(h)), value)
-    return tuple(value) if isinstance(value, list) and origin is tuple else value
+    """Every weight, checked by name and shape before any is read, and by kind."""
+    own = system.state_dict()
+    found = read_tensors(path, {key: tuple(value.shape) for key, value in own.items()})
+    if wrong := sorted(key for key, value in found.items() if value.dtype != own[key].dtype):
+        raise InputError(
+            f"{path}: {wrong[0]} is {found[wrong[0]].dtype}, the network's is {own[wrong[0]].dtype}. Copy it again."
+        )
+    system.load_state_dict(found)
 
 
 def card(name: str, system: System, run: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from expresser.comparison import checks
 from expresser.comparison.figures import curve_figures
 from expresser.comparison.groups import grouped
 from expresser.comparison.numbers import WRITTEN_BY, origin_of, plain_numbers
-from expresser.comparison.reading import read_runs
+from expresser.comparison.reading import STRANGE, not_as_left, read_runs
+from expresser.comparison.run import Run
 from expresser.comparison.sections import (
     Found,
     comparable_text,
@@ -49,6 +50,20 @@ def compare(folders: Sequence[str | Path], out: Path) -> tuple[dict[str, Any], l
     """
     beside = _check_out(out)
     runs, left = read_runs(folders)
+    try:
+        return _compared(runs, left, out, beside)
+    except InputError:
+        raise
+    except STRANGE as error:  # a value that no run writes: which run's, the traceback says (EXPRESSER_DEBUG=1)
+        named = ", ".join(str(run.path) for run in runs[:_TILES])
+        raise InputError(
+            f"{named}: of one of these, {not_as_left(error)}. Report on them one by one to find which."
+        ) from error
+
+
+def _compared(
+    runs: list[Run], left: dict[str, str], out: Path, beside: Path
+) -> tuple[dict[str, Any], list[tuple[str, Table]]]:
     groups = grouped(runs)
     found = [(group, comparisons(group, checks.judged_by(group))) for group in groups]
     warnings, remarks = _warnings(found, left)

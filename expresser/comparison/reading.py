@@ -9,9 +9,12 @@ from expresser.comparison.reading_pretraining import read_pretraining
 from expresser.comparison.reading_tasks import read_annotation, read_genes, read_imputation
 from expresser.comparison.run import NotComparable, Run
 from expresser.errors import InputError
+from expresser.foreign import shortened
 from expresser.run_files import read_mapping
 
 _SHOWN = 5
+# What reading and drawing say of text where numbers are meant, lists of other lengths, and the like.
+STRANGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[str, str]]:
@@ -35,16 +38,20 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[str, str]]
             found.append(_read(path))
         except (NotComparable, InputError) as error:
             left[str(path)] = str(error).removeprefix(f"{path}: ")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            left[str(path)] = (
-                f"its files are not as a run of this version leaves them ({type(error).__name__}: {error})"
-            )
+        except STRANGE as error:
+            left[str(path)] = not_as_left(error)
     if not found:
         said = "; ".join(f"{path}: {why}" for path, why in list(left.items())[:_SHOWN])
         more = f"; and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
         raise InputError(f"nothing to report on. {said}{more}")
     names = _told_apart([run.path for run in found])
     return [replace(run, name=name) for run, name in zip(found, names, strict=True)], left
+
+
+def not_as_left(error: Exception) -> str:
+    """What is said of files that can be read but hold other things than a run writes."""
+    said = shortened(" ".join(str(error).split()), 200)
+    return f"its files are not as a run of this version leaves them ({type(error).__name__}: {said})"
 
 
 def _read(folder: Path) -> Run:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from expresser.corpus.manifest import canonical_json
+from expresser.corpus.obs import obs_columns, read_obs_columns
 from expresser.errors import InputError
 
 _DIGEST_ROWS = 65_536
@@ -33,14 +34,14 @@ def obs_path(corpus: Labelled) -> Path:
 def read_labels(corpus: Labelled, column: str) -> pd.Series:
     """One column of obs, row i is cell id i; text is categorical. InputError where there is no such column."""
     path = obs_path(corpus)
-    schema = pq.read_schema(path)
+    schema = obs_columns(path, n_cells=corpus.manifest["cells"])
     if column not in schema.names:
         raise InputError(
             f"{corpus.path}: no obs column {column!r}; the corpus has {', '.join(schema.names)}. "
             f"Name one of those, or build the corpus with --obs {column}."
         )
     as_codes = [column] if schema.field(column).type == pa.string() else []
-    values = pq.read_table(path, columns=[column], read_dictionary=as_codes).column(0)
+    values = read_obs_columns(path, [column], as_codes).column(0)
     return values.unify_dictionaries().to_pandas().rename(column)
 
 

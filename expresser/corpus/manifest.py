@@ -9,6 +9,7 @@ from typing import Any, Literal
 import expresser
 from expresser.atomic import write_text
 from expresser.errors import InputError
+from expresser.foreign import LARGE, Kinds, is_plain_name, prove_fields, read_json, shortened
 
 FORMAT = "expresser-corpus"
 FORMAT_VERSION = 1
@@ -16,6 +17,7 @@ MANIFEST = "manifest.json"
 GENES = "genes.tsv"
 OBS = "obs.parquet"
 
+_AGAIN = "Build or copy the corpus again."
 # What the manifest must name before anything else in it is looked at.
 _KEYS = ("corpus_id", "cells", "nnz", "dtypes", "genes", "obs", "sources", "build", "content", "shards")
 
@@ -93,39 +95,75 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: no {MANIFEST} in it, so this is no corpus (it holds {_listing(folder)}). "
             "Name the folder that `expresser corpus build --out` wrote."
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({error}). The corpus is damaged: build or copy it again."
-        ) from error
+    manifest = read_json(path, most=LARGE, numbers=False)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise InputError(
-            f"{path}: not the manifest of a corpus ('format' is {found!r}, not {FORMAT!r}). "
+            f"{path}: not the manifest of a corpus ('format' is {shortened(found)}, not {FORMAT!r}). "
             "Name the folder that `expresser corpus build --out` wrote."
         )
     if manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{path}: corpus format version {manifest.get('format_version')!r}; this version of expresser "
+            f"{path}: corpus format version {shortened(manifest.get('format_version'))}; this version of expresser "
             f"reads version {FORMAT_VERSION}. Build the corpus again, or use the version of expresser that wrote it "
-            f"({manifest.get('versions', {}).get('expresser', 'unknown')})."
+            f"({shortened(dict(manifest.get('versions') or {}).get('expresser', 'unknown'))})."
         )
     missing = [key for key in _KEYS if key not in manifest]
     if missing:
         raise InputError(
             f"{path}: lacks {', '.join(missing)}. The manifest is damaged: build or copy the corpus again."
         )
-    try:
-        found = corpus_id(manifest)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}). Build or copy the corpus again.") from error
+    _prove(manifest, path)
+    found = corpus_id(manifest)
     if found != manifest["corpus_id"]:
         raise InputError(
             f"{path}: altered after the build: its contents give corpus_id {found[:12]}…, it says "
             f"{str(manifest['corpus_id'])[:12]}…. Build or copy the corpus again."
         )
     return manifest
+
+
+# What a manifest's parts must hold: readers take memory, offsets and names from them.
+_WHOLE: dict[str, Kinds] = {"corpus_id": str, "cells": int, "nnz": int, "content": str} | dict.fromkeys(
+    ("dtypes", "genes", "obs", "build"), dict
+)
+_FILE: dict[str, Kinds] = {"file": str, "bytes": int, "sha256": str}
+_GENES = _FILE | {"n": int, "vocab_sha256": str}
+_SHARD = _FILE | {"rows": int, "nnz": int}
+_SOURCE: dict[str, Kinds] = {"name": str, "cells": int, "sha256": str}
+
+
+def _prove(manifest: dict[str, Any], path: Path) -> None:
+    """The manifest has the parts that it needs, each of its kind; its files lie in its folder; its sums are its shards'."""
+    prove_fields(manifest, _WHOLE, str(path))
+    lists = {name: manifest[name] for name in ("sources", "shards")}
+    for name, entries in lists.items():
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"{path}: {name} is {shortened(entries)}, a list of at least one is needed. {_AGAIN}")
+    prove_fields(manifest["genes"], _GENES, f"{path}: genes")
+    prove_fields(manifest["obs"], _FILE, f"{path}: obs")
+    prove_fields(manifest["build"], {}, f"{path}: build", names=("layer", "obs_columns"))
+    parts = [("sources", _SOURCE), ("shards", _SHARD)]
+    for name, wanted in parts:
+        for number, entry in enumerate(lists[name]):
+            prove_fields(entry, wanted, f"{path}: {name}[{number}]")
+    for name in ("genes", "counts"):
+        if manifest["dtypes"].get(name) not in ("uint16", "uint32"):
+            raise InputError(
+                f"{path}: dtypes: {name} is {shortened(manifest['dtypes'].get(name))}, not uint16 or uint32. {_AGAIN}"
+            )
+    files = [entry["file"] for entry in (manifest["genes"], manifest["obs"], *manifest["shards"])]
+    for name in files:
+        # A manifest from elsewhere must not choose where files are read or written.
+        if not is_plain_name(name) or name == MANIFEST:
+            raise InputError(
+                f"{path}: names a file {shortened(name)}, which no corpus has: files lie in the corpus's folder. {_AGAIN}"
+            )
+    if len(set(files)) < len(files):
+        raise InputError(f"{path}: names one file for two things. {_AGAIN}")
+    for key, each in (("cells", "rows"), ("nnz", "nnz")):
+        if manifest[key] != (total := sum(entry[each] for entry in manifest["shards"])) or manifest[key] < 1:
+            raise InputError(f"{path}: {key} is {manifest[key]:,}, but its shards have {total:,}. {_AGAIN}")
 
 
 def _listing(folder: Path, most: int = 5) -> str:

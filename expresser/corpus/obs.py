@@ -92,10 +92,37 @@ class ObsWriter:
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
 
-def read_obs(path: Path) -> pd.DataFrame:
-    """The table `ObsWriter` wrote: row i is cell id i; text columns but the barcode are categorical, sorted."""
-    labels = [field.name for field in pq.read_schema(path) if field.type == pa.string() and field.name != "barcode"]
-    frame = pq.read_table(path, read_dictionary=labels).to_pandas()
+def obs_columns(path: Path, *, n_cells: int | None) -> pa.Schema:
+    """Columns of the table `ObsWriter` wrote, from its footer alone.
+
+    InputError where it is none, or has not `n_cells` rows: a file of a few bytes can claim any number of them.
+    """
+    try:
+        about = pq.ParquetFile(path)
+        rows, schema = about.metadata.num_rows, about.schema_arrow
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path}: not readable as parquet ({error}). Build or copy the corpus again.") from error
+    if n_cells is not None and rows != n_cells:
+        raise InputError(f"{path}: {rows:,} rows for {n_cells:,} cells. Build or copy the corpus again.")
+    return schema
+
+
+def read_obs_columns(path: Path, columns: Sequence[str] | None, as_codes: Sequence[str]) -> pa.Table:
+    """These columns, all for None; InputError where they cannot be read."""
+    try:
+        return pq.read_table(path, columns=None if columns is None else [*columns], read_dictionary=[*as_codes])
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Build or copy the corpus again.") from error
+
+
+def read_obs(path: Path, *, n_cells: int | None = None) -> pd.DataFrame:
+    """The table `ObsWriter` wrote: row i is cell id i; text columns but the barcode are categorical, sorted.
+
+    n_cells: rows that it must have.
+    """
+    schema = obs_columns(path, n_cells=n_cells)
+    labels = [field.name for field in schema if field.type == pa.string() and field.name != "barcode"]
+    frame = read_obs_columns(path, None, labels).to_pandas()
     for label in labels:
         column = frame[label].astype("category")
         frame[label] = column.cat.set_categories(sorted(column.cat.categories))

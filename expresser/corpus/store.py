@@ -19,6 +19,7 @@ from expresser.corpus.readahead import read_at_random, will_need
 from expresser.corpus.shards import CountBatch, schema
 from expresser.corpus.source import Features
 from expresser.errors import InputError
+from expresser.foreign import LARGE, file_in
 from expresser.genes import GeneVocab
 from expresser.notebook import card
 from expresser.readable import counted
@@ -62,7 +63,7 @@ class Corpus:
             check_sizes(folder, manifest)
         features = features_of(manifest)
         kind = RegionVocab if features == "regions" else GeneVocab
-        vocab = kind.load(folder / manifest["genes"]["file"])
+        vocab = kind.load(file_in(folder, manifest["genes"]["file"], most=LARGE))
         if vocab.sha256 != manifest["genes"]["vocab_sha256"]:
             raise InputError(
                 f"{folder / manifest['genes']['file']}: not the vocabulary this corpus was built with (sha256 "
@@ -103,13 +104,7 @@ class Corpus:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Row i is cell id i: `source`, `barcode` and the chosen columns. Read on first use."""
-        obs = read_obs(self.path / self.manifest["obs"]["file"])
-        if len(obs) != self.n_cells:
-            raise InputError(
-                f"{self.path / self.manifest['obs']['file']}: {len(obs):,} rows for {self.n_cells:,} cells. "
-                "Build or copy the corpus again."
-            )
-        return obs
+        return read_obs(self.path / self.manifest["obs"]["file"], n_cells=self.n_cells)
 
     def labels(self, column: str) -> tuple[list[str], Int32[np.ndarray, " cells"]]:
         """Values of an obs column as text, sorted, and the number of its value for the cell in each *row*; missing is "nan".
@@ -133,12 +128,16 @@ class Corpus:
     @cached_property
     def cell_ids(self) -> UInt32[np.ndarray, " cells"]:
         """Obs row of the cell in each row."""
-        return np.concatenate(self._buffers("cell_id", np.uint32))
+        ids = np.concatenate(self._buffers("cell_id", np.uint32))
+        self._prove(ids, self.n_cells, "cell ids")
+        return ids
 
     @cached_property
     def source_ids(self) -> UInt16[np.ndarray, " cells"]:
         """Number of the input (position in manifest["sources"]) of the cell in each row."""
-        return np.concatenate(self._buffers("source", np.uint16))
+        sources = np.concatenate(self._buffers("source", np.uint16))
+        self._prove(sources, len(self.manifest["sources"]), "numbers of sources")
+        return sources
 
     def lengths_of(self, rows: Integer[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Non-zero genes of the cells in `rows`. Unlike `lengths`, which holds four bytes for every cell, keeps nothing."""
@@ -149,13 +148,17 @@ class Corpus:
 
         Raises IndexError for a row outside 0 … n_cells - 1, InputError for a cell that is damaged beyond reading.
         """
-        return self._view.read(self._checked(rows))
+        batch = self._view.read(self._checked(rows))
+        self._prove(batch.genes, len(self.vocab), str(self.features))
+        return batch
 
     def read_genes(
         self, rows: Integer[np.ndarray, " rows"]
     ) -> tuple[Int64[np.ndarray, " rows"], UInt16[np.ndarray, " entries"] | UInt32[np.ndarray, " entries"]]:
         """How many non-zero genes (or regions) each of the cells in `rows` has, and which: `read` without the counts."""
-        return self._view.genes(self._checked(rows))
+        lengths, genes = self._view.genes(self._checked(rows))
+        self._prove(genes, len(self.vocab), str(self.features))
+        return lengths, genes
 
     def announce(self, rows: Integer[np.ndarray, " rows"], *, counts: bool = True) -> None:
         """These rows will be read soon: the system starts to fetch them and the call returns. On Linux; elsewhere nothing.
@@ -181,6 +184,14 @@ class Corpus:
             raise IndexError(f"rows {rows.min()} … {rows.max()} asked of a corpus with rows 0 … {self.n_cells - 1}")
         return rows.astype(np.int64, copy=False)
 
+    def _prove(self, numbers: np.ndarray, below: int, what: str) -> None:
+        """InputError where one of the numbers of a shard points outside of what it numbers."""
+        if len(numbers) and (most := int(numbers.max())) >= below:
+            raise InputError(
+                f"{self.path}: the shards hold {what} up to {most:,}, and there are {below:,}. `expresser corpus verify --deep` names "
+                "the file: copy the corpus again, or build it again."
+            )
+
     def _buffers(self, column: str, kind: type[np.generic]) -> list[np.ndarray]:
         """Each record batch's values of a column (offsets of a list) as views, announced: they are about to be read whole."""
         buffers = [batch.column(column).buffers()[1] for batch in self._batches]
@@ -193,8 +204,9 @@ def check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
     """Every file that the manifest names is there with the bytes it had; else InputError that names it."""
     for entry in (manifest["genes"], manifest["obs"], *manifest["shards"]):
         path = folder / entry["file"]
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{path}: missing. The corpus is incomplete: build or copy it again.")
+        file_in(folder, entry["file"])
         if (size := path.stat().st_size) != entry["bytes"]:
             raise InputError(
                 f"{path}: {size:,} bytes, the manifest says {entry['bytes']:,}: the file was cut short or altered. "
@@ -209,17 +221,18 @@ def _map_shard(folder: Path, manifest: dict[str, Any], entry: dict[str, Any], *,
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         read_at_random(mapping)  # before the headers are touched: each would fetch a megabyte around it
         stream = pa.ipc.open_stream(pa.py_buffer(mapping))  # the buffer, and so each record batch, keeps the mapping
+        wanted = schema(manifest["dtypes"]["genes"], manifest["dtypes"]["counts"])
+        if not stream.schema.equals(wanted):
+            raise ValueError(f"columns of {stream.schema.types}, the manifest says {wanted.types}")
         batches = list(_sound(stream))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
             f"{path}: not readable as an Arrow stream ({error}). Copy it again, or build the corpus again."
         ) from error
-    wanted = schema(manifest["dtypes"]["genes"], manifest["dtypes"]["counts"])
     rows = sum(map(len, batches))
-    if (check and rows != entry["rows"]) or not stream.schema.equals(wanted):
+    if check and rows != entry["rows"]:
         raise InputError(
-            f"{path}: {rows:,} rows of {stream.schema.types}, the manifest says {entry['rows']:,} of "
-            f"{wanted.types}. Copy it again, or build the corpus again."
+            f"{path}: {rows:,} rows, the manifest says {entry['rows']:,}. Copy it again, or build the corpus again."
         )
     return batches
 

@@ -1,12 +1,50 @@
 """Every choice of the Expression Transformer, by name."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig
+
+from expresser.errors import InputError
+from expresser.foreign import shortened
 
 Head = Literal["paper", "query", "bias", "additive", "truncated"]
 ValueInput = Literal["bin", "bin_residual"]
 CellScale = Literal["cell", "observed"]
+DTYPES = ("float32", "bfloat16", "float16")
+
+_MOST = 2**31 - 1  # of any size: whether the weights are that large, whoever loads them checks
+_LEAST = {
+    "vocab_size": 1,
+    "d_model": 1,
+    "n_layers": 0,
+    "n_heads": 1,
+    "d_ff": 0,
+    "n_bins": 1,
+    "decoder_layers": 0,
+    "max_genes": 2,
+}
+_CHOICES = {"value_input": ValueInput, "head": Head, "cell_scale": CellScale}
+_SWITCHES = ("norm_first", "decoder_residual")
+_DTYPE = ("dtype", "torch_dtype")
+# Written by transformers beside a model's own fields; nothing here reads them.
+_BOOKKEEPING = {
+    "model_type",
+    "architectures",
+    "transformers_version",
+    "name_or_path",
+    "_name_or_path",
+    "id2label",
+    "label2id",
+}
+_BOOKKEEPING |= {
+    "chunk_size_feed_forward",
+    "is_encoder_decoder",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+}
+_BOOKKEEPING |= {"return_dict", "tie_word_embeddings", "use_cache"}
 
 
 class ExpresserConfig(PreTrainedConfig):
@@ -72,6 +110,26 @@ class ExpresserConfig(PreTrainedConfig):
         """Width of the hidden layer of a feed-forward block."""
         return self.d_ff or 4 * self.d_model
 
+    def fault(self) -> str | None:
+        """The first field that no network can be built with, in words; None where all can."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= _MOST:
+                return f"{name} is {shortened(value)}, not a whole number from {least} to {_MOST}"
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                return f"{name} is {shortened(getattr(self, name))}, not one of {', '.join(get_args(choices))}"
+        for name in _SWITCHES:
+            if type(getattr(self, name)) is not bool:
+                return f"{name} is {shortened(getattr(self, name))}, not true or false"
+        for name, low, high in (("dropout", 0.0, 1.0), ("target_sum", 0.0, 1e12), ("initializer_range", 0.0, 1e3)):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not (low <= value < high) or (name == "target_sum" and not value):
+                return f"{name} is {shortened(value)}, not a number from {low:g} to less than {high:g}"
+        if self.d_model % self.n_heads:
+            return f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}"
+        return None
+
 
 class ExpresserWithoutDecoderConfig(ExpresserConfig):
     """Configuration of :class:`ExpresserWithoutDecoder`, the paper's ablation.
@@ -81,3 +139,38 @@ class ExpresserWithoutDecoderConfig(ExpresserConfig):
     """
 
     model_type = "expresser_without_decoder"
+
+
+KINDS: dict[str, type[ExpresserConfig]] = {
+    kind.model_type: kind for kind in (ExpresserConfig, ExpresserWithoutDecoderConfig)
+}
+
+
+def configuration_of(found: Mapping[str, Any], where: str) -> ExpresserConfig:
+    """The configuration that a config.json from anywhere holds: fields of this program's models, and nothing else of it is used.
+
+    Raises
+    ------
+    InputError
+        If it is of another model, asks for code or for another way of loading (`auto_map`, `quantization_config`, an attention
+        implementation to be fetched …), or has a field that no network can be built with.
+    """
+    kind = KINDS.get(found["model_type"]) if isinstance(found.get("model_type"), str) else None
+    if kind is None:
+        raise InputError(
+            f"{where}: not of an Expresser model (model_type is {shortened(found.get('model_type'))}, not {' or '.join(KINDS)})."
+        )
+    fields = {*_LEAST, *_CHOICES, *_SWITCHES, "dropout", "target_sum", "initializer_range"}
+    if strange := sorted(found.keys() - fields - _BOOKKEEPING - {*_DTYPE}):
+        raise InputError(
+            f"{where}: holds {shortened(strange[0])}, which no Expresser model has. A configuration says sizes and choices; one that "
+            "asks for code or for another way of loading is not used. If you trust where it comes from, remove that line, or "
+            "update expresser if a newer version wrote it."
+        )
+    dtype = next((found[name] for name in _DTYPE if found.get(name) is not None), "float32")
+    if dtype not in DTYPES:
+        raise InputError(f"{where}: dtype is {shortened(dtype)}, not one of {', '.join(DTYPES)}.")
+    config = kind(**{name: value for name, value in found.items() if name in fields}, dtype=dtype)
+    if fault := config.fault():
+        raise InputError(f"{where}: {fault}. Use the config.json that was saved with the weights.")
+    return config

@@ -46,6 +46,8 @@ class ExpresserPreTrainedModel(PreTrainedModel):
     main_input_name = "cells"
 
     def __init__(self, config: ExpresserConfig) -> None:
+        if fault := config.fault():
+            raise InputError(f"configuration: {fault}.")
         super().__init__(config)
         self.gene_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.expression_tokens = nn.Embedding(config.n_bins, config.d_model)
@@ -337,6 +339,12 @@ class ExpresserWithoutDecoder(ExpresserPreTrainedModel):
             None if cell_level is None else cell_level[query_view],
         )
         return ExpresserOutput(prediction=prediction, decoded=decoded, contextual=contextual)
+
+
+NETWORKS: dict[str, type[ExpresserPreTrainedModel]] = {
+    ExpresserConfig.model_type: ExpresserModel,
+    ExpresserWithoutDecoderConfig.model_type: ExpresserWithoutDecoder,
+}
 
 
 def register() -> None:

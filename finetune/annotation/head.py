@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from expresser.errors import InputError
+from expresser.foreign import prove_types, read_mapping
+from expresser.foreign_tensors import read_arrays, tensor_shapes
 
 HEAD_FILES = ("head.json", "head.safetensors")
 # C of scikit-learn: the weight of the data's log-likelihood (a sum over cells) against half the squared coefficients.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
+_ARRAYS = ("coef", "intercept", "mean", "scale")
+_GIVE = "Give the `classifier` folder of `expresser finetune annotation`."
 
 Splits = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -74,22 +78,27 @@ class LinearHead:
         InputError
             Where a file is missing, damaged, or does not fit the other.
         """
-        try:
-            about = json.loads((folder / HEAD_FILES[0]).read_text(encoding="utf-8"))
-            arrays = load_file(folder / HEAD_FILES[1])
-            classes = tuple(str(name) for name in about.pop("classes"))
-            head = cls(classes=classes, c=float(about.pop("c")), **arrays)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        said, weights = folder / HEAD_FILES[0], folder / HEAD_FILES[1]
+        about = read_mapping(said)
+        classes, c = about.pop("classes", None), about.pop("c", None)
+        if not isinstance(classes, list) or not all(isinstance(name, str) and name.isprintable() for name in classes):
+            raise InputError(f"{said}: classes are no list of names without control characters. {_GIVE}")
+        if len(classes) < 1 or len(set(classes)) < len(classes) or type(c) not in (int, float):
+            raise InputError(f"{said}: needs classes, each once, and the penalty c. {_GIVE}")
+        prove_types(about, {"trained": dict, "scores": dict, "split": str}, str(said))
+        k, found = len(classes), tensor_shapes(weights)
+        d = found.get("mean", (0,))[0] if found.get("mean") else 0
+        if found != {"coef": (k, d), "intercept": (k,), "mean": (d,), "scale": (d,)}:
+            coef = found.get("coef", ())
+            held = f"{coef[0]} classes x {coef[1]} features" if len(coef) == 2 else "no coef of classes x features"
             raise InputError(
-                f"{folder}: {' and '.join(HEAD_FILES)} are not those of a cell-type classifier "
-                f"({type(error).__name__}: {error}). Give the `classifier` folder of `expresser finetune annotation`."
-            ) from error
-        d = head.mean.size
-        if head.coef.shape != (len(classes), d) or head.intercept.shape != (len(classes),) or head.scale.shape != (d,):
-            raise InputError(
-                f"{folder}: head.safetensors holds {head.coef.shape[0]} classes x {head.coef.shape[-1]} features, "
-                f"head.json names {len(classes)} classes. Copy both files from the same folder."
+                f"{folder}: head.safetensors holds {held}, head.json names {k} classes, or other arrays than "
+                f"{', '.join(_ARRAYS)}. Copy both files from the same folder."
             )
+        arrays = read_arrays(weights)
+        if any(values.dtype != np.float64 for values in arrays.values()) or not (arrays["scale"] > 0).all():
+            raise InputError(f"{weights}: needs float64 numbers, and a scale above 0. {_GIVE}")
+        head = cls(classes=tuple(classes), c=float(c), **arrays)
         return head, about
 
 

@@ -1,8 +1,10 @@
 """A head on disk: head.json, and weights as safetensors (linear) or skops (trees). Nothing is unpickled."""
 
 import hashlib
+import io
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,12 +16,14 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
-from finetune.heads.fitting import Head, Kind
+from expresser.foreign import file_in, read_json, shortened
+from finetune.heads.fitting import Form, Head, Kind
 from finetune.heads.linear import Linear
 from finetune.heads.trees import Trees
 
 FORMAT = 1
 LINEAR, TREES = "head.safetensors", "head.skops"
+MOST = 1 << 30  # bytes of weights; the largest heads that tasks have fitted take some ten million
 
 # What a file may hold beside what skops trusts by itself (numpy arrays, scikit-learn estimators and losses).
 TRUSTED = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree")
@@ -60,12 +64,9 @@ def load_head(folder: Path) -> Head:
     """Read a head, checked: format, checksum, types, shapes."""
     about = _read_json(folder)
     name = LINEAR if about["estimator"] == "Linear" else TREES
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: {name} is missing ({error.strerror}). Copy the whole folder of the head."
-        ) from error
+    if not (folder / name).exists():
+        raise InputError(f"{folder}: {name} is missing. Copy the whole folder of the head.")
+    content = file_in(folder, name, most=MOST).read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != about["sha256"]:
         raise InputError(
             f"{folder / name}: altered or cut short (sha256 {found[:12]}…, head.json has {str(about['sha256'])[:12]}…). "
@@ -100,15 +101,12 @@ def load_head(folder: Path) -> Head:
 
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / "head.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{folder}: not the folder of a head, head.json is missing ({error.strerror}).") from error
-    except ValueError as error:
-        raise InputError(f"{path}: cut short or altered ({error}). Copy the folder again.") from error
+    if not path.exists():
+        raise InputError(f"{folder}: not the folder of a head, head.json is missing.")
+    about = read_json(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         met = about.get("format") if isinstance(about, dict) else None
-        raise InputError(f"{path}: format {met!r}; this version reads format {FORMAT}. Fit the head again.")
+        raise InputError(f"{path}: format {shortened(met)}; this version reads format {FORMAT}. Fit the head again.")
     wanted = {
         "kind": str,
         "preset": str,
@@ -119,9 +117,16 @@ def _read_json(folder: Path) -> dict[str, Any]:
         "about": dict,
     }
     if broken := [key for key, of in wanted.items() if not isinstance(about.get(key), of)]:
-        raise InputError(f"{path}: {broken[0]} is {about.get(broken[0])!r}. Copy the folder again.")
+        raise InputError(f"{path}: {broken[0]} is {shortened(about.get(broken[0]))}. Copy the folder again.")
+    names = about["classes"]
+    if not all(isinstance(name, str) and name.isprintable() for name in names) or len(set(names)) < len(names):
+        raise InputError(
+            f"{path}: classes are no names, each once and without control characters. Copy the folder again."
+        )
+    if about.get("form") not in (None, *get_args(Form)):
+        raise InputError(f"{path}: form is {shortened(about['form'])}. Copy the folder again.")
     if about["kind"] not in get_args(Kind):
-        raise InputError(f"{path}: kind is {about['kind']!r}. Copy the folder again.")
+        raise InputError(f"{path}: kind is {shortened(about['kind'])}. Copy the folder again.")
     return about
 
 
@@ -129,24 +134,35 @@ def _linear(content: bytes, path: Path) -> Linear:
     try:
         arrays = safetensors.numpy.load(content)
         linear = Linear(**arrays)
-    except (SafetensorError, TypeError) as error:
+    except (SafetensorError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the weights of a linear head ({error}). Copy the folder again.") from error
-    features = len(linear.mean)
-    if linear.coef.shape != (features, len(linear.intercept)) or linear.scale.shape != (features,):
-        raise InputError(f"{path}: arrays of shapes {[value.shape for value in arrays.values()]} are no linear head.")
+    features, outputs = linear.mean.size, linear.intercept.size
+    wanted = {"coef": (features, outputs), "intercept": (outputs,), "mean": (features,), "scale": (features,)}
+    for name, shape in wanted.items():
+        values = arrays[name]
+        if values.shape != shape or values.dtype != np.float64:
+            raise InputError(
+                f"{path}: {name} is {values.dtype} of shape {values.shape}; a head's is float64 of {shape}."
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite. Fit the head again.")
+    if not linear.scale.all():
+        raise InputError(f"{path}: scale holds a zero, by which features cannot be divided. Fit the head again.")
     return linear
 
 
 def _trees(content: bytes, path: Path, about: dict[str, Any]) -> Trees:
     import skops.io
 
-    made = str(about.get("versions", {}).get("scikit-learn"))
+    versions = about.get("versions")
+    made = str(versions.get("scikit-learn") if isinstance(versions, dict) else None)
     if made.split(".")[:2] != sklearn.__version__.split(".")[:2]:
         # Trees of another release may load and answer something else; scikit-learn promises nothing across releases.
         raise InputError(
-            f"{path}: trees made with scikit-learn {made}, this is {sklearn.__version__}. "
-            f"Install scikit-learn {made}, or fit the head again."
+            f"{path}: trees made with scikit-learn {shortened(made)[1:-1]}, this is {sklearn.__version__}. "
+            f"Install that one, or fit the head again."
         )
+    _prove_unpacked(content, path)
     try:
         strange = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
         if strange:
@@ -163,6 +179,19 @@ def _trees(content: bytes, path: Path, about: dict[str, Any]) -> Trees:
             raise InputError(f"{path}: holds a {met}, head.json says {about['estimator']}.")
         _check_branches(model, path)
     return Trees(tuple(models))
+
+
+def _prove_unpacked(content: bytes, path: Path) -> None:
+    """A zip archive may hold a thousand times what it weighs: what its entries claim is what is read of them at most."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: not the trees of a head ({error}).") from error
+    if total > MOST:
+        raise InputError(
+            f"{path}: unpacked it takes {total:,} bytes; trees of a head take at most {MOST:,}. It is not read."
+        )
 
 
 def _check_branches(model: Any, path: Path) -> None:

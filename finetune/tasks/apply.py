@@ -1,25 +1,28 @@
 """Fitted heads as folders: saved with the vectors they were fitted on, and applied to genes or pairs nobody labelled."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
+from expresser.foreign import file_in, prove_fields, read_mapping, shortened
 from expresser.gene_names import clean_name
 from expresser.genes import GeneVocab
 from expresser.record import write_metrics
 from finetune.embeddings.reading import read_table
 from finetune.embeddings.table import GeneTable
 from finetune.heads.fitting import Head
-from finetune.heads.pair_features import pair_features
+from finetune.heads.pair_features import Form, pair_features
 
 Items = Literal["genes", "pairs"]
 
+_MOST_ITEMS = 100_000_000
 _PAIRS_AT_ONCE = 50_000  # features of this many pairs of 200 numbers are 120 MB
 
 
@@ -92,7 +95,7 @@ def apply_head(
             f"{embeddings}: its vectors have {table.dim} numbers, but the head in {folder} was fitted on {about['dim']}. "
             "Give another version of the same table, or leave --embeddings out."
         )
-    training = pd.read_parquet(folder / "training.parquet")
+    training = _training(folder, about["items"])
     if about["items"] == "genes":
         if pairs is not None:
             raise InputError(f"{folder}: this head is of genes, and pairs were given. Give genes.")
@@ -103,15 +106,37 @@ def apply_head(
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "task.json").read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+    path = folder / "task.json"
+    if not path.exists():
         there = sorted(p.parent.name for p in folder.glob("heads/*/task.json"))
         hint = f"Its heads are {', '.join(str(folder / 'heads' / name) for name in there)}." if there else ""
         raise InputError(
-            f"{folder}: holds no head of a gene task (task.json: {error.__class__.__name__}). "
+            f"{folder}: holds no head of a gene task (task.json is missing). "
             + (hint or "Give a folder OUT/heads/NAME that `expresser finetune` has written.")
-        ) from error
+        )
+    about = read_mapping(path)
+    prove_fields(about, {"dim": int, "items": str}, str(path))
+    if about["items"] not in get_args(Items) or (about["items"] == "pairs" and about.get("form") not in get_args(Form)):
+        raise InputError(
+            f"{path}: items is {shortened(about['items'])}, form {shortened(about.get('form'))}. Copy the head again."
+        )
+    for name in ("genes.tsv", "embeddings.parquet", "training.parquet"):
+        if (folder / name).exists():
+            file_in(folder, name)
+    return about
+
+
+def _training(folder: Path, items: Items) -> pd.DataFrame:
+    """The items that the head was fitted on, as text."""
+    path, columns = folder / "training.parquet", ["gene_id"] if items == "genes" else ["gene_a", "gene_b"]
+    try:
+        if (rows := pq.ParquetFile(path).metadata.num_rows) > _MOST_ITEMS:
+            raise InputError(f"{path}: claims {rows:,} items; at most {_MOST_ITEMS:,} are read.")
+        return pd.read_parquet(path, columns=columns).astype(str)
+    except (OSError, pa.ArrowException, ValueError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not readable as the items of a head ({error}). Copy the head again.") from error
 
 
 def _apply_genes(

@@ -13,10 +13,12 @@ from jaxtyping import Bool, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.options import from_plain
 from expresser.regions import Regions
 from translate.align import align_peaks, peaks_onto
 from translate.genomes import check_genome
 from translate.peaks import open_cells, peak_filter
+from translate.preprocess.proofs import array_of, names_of
 from translate.study import DataWarning, Measured
 
 _CELLS = 4096  # looked at at once
@@ -138,14 +140,20 @@ class AtacInput:
 
     @classmethod
     def restored(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> "AtacInput":
-        """From what `saved` returned."""
+        """From what `saved` returned; ValueError, KeyError or TypeError where it cannot have."""
+        n = arrays["start"].shape[:1]
         regions = Regions(
-            chroms=tuple(settings["chroms"]),
-            chrom=np.asarray(arrays["chrom"], dtype=np.int32),
-            start=np.asarray(arrays["start"], dtype=np.int64),
-            end=np.asarray(arrays["end"], dtype=np.int64),
+            chroms=tuple(names_of(settings["chroms"], "chromosomes")),
+            chrom=array_of(arrays, "chrom", n, np.int32),
+            start=array_of(arrays, "start", n, np.int64),
+            end=array_of(arrays, "end", n, np.int64),
         )
-        return cls(AtacRecipe(**settings["recipe"]), regions, settings["genome"], dict(settings["left_out"]))
+        genome = settings["genome"]
+        if genome is not None and not isinstance(genome, str):
+            raise TypeError("genome is no text")
+        return cls(
+            from_plain(AtacRecipe, settings["recipe"], where="recipe"), regions, genome, dict(settings["left_out"])
+        )
 
 
 def _telling(

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int64
 
 from expresser.errors import InputError
 from translate.align import take_columns
+from translate.preprocess.proofs import names_of
 from translate.study import Measured
 
 
@@ -44,4 +45,4 @@ class ProteinInput:
     @classmethod
     def restored(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> "ProteinInput":
         """From what `saved` returned."""
-        return cls(pd.DataFrame(index=pd.Index(settings["names"], dtype=object)))
+        return cls(pd.DataFrame(index=pd.Index(names_of(settings["names"], "proteins"), dtype=object)))

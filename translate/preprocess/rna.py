@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.options import from_plain
 from expresser.threads import kept_threads
 from translate.align import align_genes, expressed_genes, take_columns
 from translate.large import steps, take_rows
+from translate.preprocess.proofs import array_of, names_of
 from translate.preprocess.quantiles import Values, quantiles
 from translate.pretrained_genes import PretrainedGenes
 from translate.study import Measured
@@ -150,24 +152,30 @@ class RnaInput:
 
     @classmethod
     def restored(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> "RnaInput":
-        """From what `saved` returned."""
-        texts = {key: values for key, values in settings["var"].items() if key != "name"}
-        var = pd.DataFrame(texts, index=pd.Index(settings["var"]["name"], dtype=object), dtype=object)
+        """From what `saved` returned; ValueError, KeyError or TypeError where it cannot have."""
+        names = names_of(settings["var"]["name"], "genes")
+        texts = {key: names_of(settings["var"][key], key, n=len(names)) for key in ("ensembl_id", "symbol", "chrom")}
+        var = pd.DataFrame(texts, index=pd.Index(names, dtype=object), dtype=object)
         counted = None
         if told := settings.get("counted"):
-            names = {key: told[key] for key in ("ensembl_id", "symbol")}
-            counted = pd.DataFrame(names, index=pd.Index(told["name"], dtype=object), dtype=object)
+            index = names_of(told["name"], "counted genes")
+            known = {key: names_of(told[key], key, n=len(index)) for key in ("ensembl_id", "symbol")}
+            counted = pd.DataFrame(known, index=pd.Index(index, dtype=object), dtype=object)
         pretrained = None
         if bridged := settings.get("pretrained"):
             own = {k.removeprefix("pretrained."): v for k, v in arrays.items() if k.startswith("pretrained.")}
             pretrained = PretrainedGenes.restored(own, bridged)
-        low, high = (float(bound) for bound in arrays["bounds"])
+        n = (len(names),)
+        low, high = (float(bound) for bound in array_of(arrays, "bounds", (2,), np.float64))
+        sd, median = array_of(arrays, "sd", n, np.float32, finite=True), float(settings["median_library"])
+        if not (sd > 0).all() or not 0 < median < np.inf or not low <= high:
+            raise ValueError("deviations and the median library must be above 0, and bounds in their order")
         return cls(
-            recipe=RnaRecipe(**settings["recipe"]),
-            var=var.assign(tss=np.asarray(arrays["tss"], dtype=np.int64)),
-            median_library=float(settings["median_library"]),
-            mean=np.asarray(arrays["mean"]),
-            sd=np.asarray(arrays["sd"]),
+            recipe=from_plain(RnaRecipe, settings["recipe"], where="recipe"),
+            var=var.assign(tss=array_of(arrays, "tss", n, np.int64)),
+            median_library=median,
+            mean=array_of(arrays, "mean", n, np.float32, finite=True),
+            sd=sd,
             low=low,
             high=high,
             left_out=dict(settings["left_out"]),
