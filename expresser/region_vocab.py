@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Int64, Num
 
 from expresser.errors import InputError
-from expresser.genes import COLUMNS, GeneReport, GeneVocab, Names, Resolution
+from expresser.genes import COLUMNS, MOST_GENES, GeneReport, GeneVocab, Names, Resolution
 from expresser.regions import Regions
 
 SAME, OVERLAP, OUTSIDE = "id", "alias", "unknown"  # how a peak found its region, in the words of genes
@@ -67,14 +67,22 @@ class RegionVocab(GeneVocab):
         self._table = whole.assign(gene_id=self.ids, symbol=self.ids, chrom=chrom, start=start + 1, end=end)
 
     @classmethod
-    def load(cls, path: str | Path) -> "RegionVocab":
-        """Read what `save` wrote."""
+    def load(cls, path: str | Path, *, most: int = MOST_GENES) -> "RegionVocab":
+        """Read what `save` wrote; `most` as in `GeneVocab.load`."""
         try:
             names = pd.read_csv(
-                path, sep="\t", usecols=["gene_id"], dtype=str, keep_default_na=False, quoting=QUOTE_NONE
+                path,
+                sep="\t",
+                usecols=["gene_id"],
+                dtype=str,
+                keep_default_na=False,
+                quoting=QUOTE_NONE,
+                nrows=most + 1,
             )
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: no list of regions ({error}). Build or copy the corpus again.") from error
+        if len(names) > most:
+            raise InputError(f"{path}: more than {most:,} regions. It is not the list that belongs here.")
         return cls(Regions.parse(names["gene_id"].to_numpy(dtype=object), where=str(path)))
 
     def take(self, tokens: Int64[np.ndarray, " kept"]) -> "RegionVocab":

@@ -124,9 +124,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 # What a manifest's parts must hold: readers take memory, offsets and names from them.
-_WHOLE: dict[str, Kinds] = {"corpus_id": str, "cells": int, "nnz": int, "content": str} | dict.fromkeys(
-    ("dtypes", "genes", "obs", "build"), dict
-)
+_WHOLE: dict[str, Kinds] = {"corpus_id": str, "cells": int, "nnz": int, "content": str}
+_WHOLE |= {"dtypes": dict, "genes": dict, "obs": dict, "build": dict}
 _FILE: dict[str, Kinds] = {"file": str, "bytes": int, "sha256": str}
 _GENES = _FILE | {"n": int, "vocab_sha256": str}
 _SHARD = _FILE | {"rows": int, "nnz": int}

@@ -63,7 +63,7 @@ class Corpus:
             check_sizes(folder, manifest)
         features = features_of(manifest)
         kind = RegionVocab if features == "regions" else GeneVocab
-        vocab = kind.load(file_in(folder, manifest["genes"]["file"], most=LARGE))
+        vocab = kind.load(file_in(folder, manifest["genes"]["file"], most=LARGE), most=manifest["genes"]["n"])
         if vocab.sha256 != manifest["genes"]["vocab_sha256"]:
             raise InputError(
                 f"{folder / manifest['genes']['file']}: not the vocabulary this corpus was built with (sha256 "
