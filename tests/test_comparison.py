@@ -218,7 +218,7 @@ def test_what_cannot_be_compared_is_left_out_and_told_unless_nothing_is_left(pre
     file.touch()
     expected = {
         "empty": "neither run.json nor metrics.json",
-        "damaged": "cannot be read as JSON",
+        "damaged": "not readable as JSON",
         "perturb": "is a perturbation",
         "waiting": "is not finished",
         "foreign": "not that of a run known here",

@@ -630,7 +630,7 @@ def test_shards_of_another_corpus_or_swapped_are_found(copied: Path) -> None:
         (lambda m: m.update(format="other"), "not the manifest of a corpus"),
         (lambda m: m.pop("shards"), "lacks shards"),
         (lambda m: m.update(content="0" * 64), "altered after the build"),
-        (lambda m: m["genes"].pop("vocab_sha256"), "damaged"),
+        (lambda m: m["genes"].pop("vocab_sha256"), "genes: lacks vocab_sha256"),
     ],
 )
 def test_a_manifest_that_is_foreign_newer_or_altered(copied: Path, change: object, message: str) -> None:
