@@ -174,7 +174,7 @@ def test_a_log_goes_on_with_whole_lines(tmp_path: Path) -> None:
 
 def test_a_damaged_line_of_a_log_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"n": 1}\n{"n"\n')
-    with pytest.raises(InputError, match=r"log\.jsonl: cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"log\.jsonl: not readable as JSON"):
         Log(tmp_path / "log.jsonl", position="n", keep_until=3, active=True)
 
 
