@@ -28,7 +28,7 @@ from expresser.corpus.blocks import csr_blocks
 from expresser.corpus.build import build_corpus
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
-from tests.translate_toys import ATAC, RNA, toy_anndata, toy_fit
+from tests.translate_toys import ATAC, RNA, toy_anndata, toy_fit, toy_study
 from translate import align, large, peaks, reading, stored
 from translate.align import take_columns
 from translate.data import read_study
@@ -41,6 +41,7 @@ from translate.peaks import binarise
 from translate.preprocess import AtacInput, RnaInput
 from translate.splits import Split, split_random, thinned_split
 from translate.stored import LargeMatrix
+from translate.translator import Translator
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_load.py"
 
@@ -306,6 +307,14 @@ def test_embed_of_a_file_whose_counts_lie_in_another_writes_them_out(tmp_path: P
     found = ad.read_h5ad(out)
     assert found.X.sum() == made.X.sum()
     assert "X_babel" in found.obsm
+
+
+def test_a_model_of_all_chromosomes_of_a_genome_is_loaded_again(tmp_path: Path) -> None:
+    """What a layer makes for its first weights alone, a part for each chromosome, is no weight that the file lacks."""
+    autosomes = [f"chr{number}" for number in range(1, 23)]
+    fitted = toy_fit("babel", tmp_path / "fit", toy_study(chroms=autosomes, n_peaks=132), epochs=1)
+    again = Translator.load(tmp_path / "fit").system.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in fitted.system.state_dict().items())
 
 
 @pytest.mark.slow
