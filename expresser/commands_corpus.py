@@ -201,8 +201,8 @@ def corpus_split(
             seed=seed,
             missing=missing,
             progress=lambda side, done, total: report(done, total, side),
+            also=lambda part: leave_record(out, "corpus split", seed=seed, part=part),
         )
-    leave_record(out, "corpus split", seed=seed)
     print(report_text(found, out))
 
 
@@ -235,6 +235,7 @@ def corpus_subset(
         seed: Of --cells.
     """
     from expresser.corpus.info import origin_text
+    from expresser.corpus.manifest import read_manifest
     from expresser.corpus.selection import subset_corpus
     from expresser.corpus.store import Corpus
     from expresser.record import leave_record
@@ -251,8 +252,10 @@ def corpus_subset(
             min_genes=min_genes,
             seed=seed,
             progress=report,
+            also=lambda part: leave_record(
+                out, "corpus subset", seed=seed, part=part, corpus_id=read_manifest(part)["corpus_id"]
+            ),
         )
-    leave_record(out, "corpus subset", seed=seed, corpus_id=corpus.corpus_id)
     origin = origin_text(corpus.manifest["derived_from"])
     print(
         f"{out}: {corpus.n_cells:,} cells x {len(corpus.vocab):,} {corpus.features}, id {corpus.corpus_id[:12]}, from {origin}"

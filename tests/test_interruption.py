@@ -16,6 +16,7 @@ from killing import every_step, forked, hidden, seen, wait
 
 from expresser import atomic, cli
 from expresser.atomic import is_empty, remove_folder, replaced, replaced_folder, replaced_together, sweep, write_text
+from expresser.corpus.staging import staged
 from expresser.corpus.workshop import clear, recorded, workshop
 from expresser.errors import InputError
 from expresser.run_folder import Log, claim
@@ -246,6 +247,25 @@ def test_a_workshop_is_believed_only_where_it_is_whole(tmp_path: Path) -> None:
             build()
         assert (out / "file").read_text() == "ours"
         assert set(hidden(tmp_path)) <= {".corpus.lock"}
+
+
+def test_a_folder_made_in_stages_is_absent_or_whole(tmp_path: Path) -> None:
+    """A split or a subset of a corpus, its record included."""
+    out = tmp_path / "deep" / "parts"
+
+    def make() -> None:
+        with staged(out) as stage:
+            fill(stage.folder, "new")
+
+    make()
+    whole = seen(out)
+    for _ in every_step(make, tmp_path, lambda: shutil.rmtree(tmp_path / "deep")):
+        assert not out.exists() or seen(out) == whole
+        if not out.exists():
+            make()
+        assert seen(out) == whole
+        assert set(hidden(tmp_path)) <= {"deep/.parts.lock"}
+        (tmp_path / "deep").mkdir(exist_ok=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -39,6 +39,7 @@ def subset_corpus(
     min_genes: int = 1,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    also: Callable[[Path], object] | None = None,
     shard_rows: int = SHARD_ROWS,
     batch_rows: int = BATCH_ROWS,
 ) -> Corpus:
@@ -62,6 +63,8 @@ def subset_corpus(
         view are those of a corpus that was built with this vocabulary from the start.
     min_genes
         Cells with fewer non-zero genes (of those left) are left out; cells without any always are.
+    also
+        Writes more files into the folder before it takes its place.
     """
     out = Path(out).expanduser().resolve()
     check_free(out)
@@ -86,6 +89,8 @@ def subset_corpus(
             shard_rows=shard_rows,
             batch_rows=batch_rows,
         )
+        if also is not None:
+            also(stage.folder)
     return Corpus.open(out)
 
 

@@ -56,6 +56,7 @@ def split_corpus(
     seed: int = 0,
     missing: Missing = "refuse",
     progress: Callable[[str, int, int], None] | None = None,
+    also: Callable[[Path], object] | None = None,
     shard_rows: int = SHARD_ROWS,
     batch_rows: int = BATCH_ROWS,
 ) -> SplitReport:
@@ -71,6 +72,8 @@ def split_corpus(
         (one, since two of them may be of one donor).
     progress
         Called with (side, cells written, cells of the side).
+    also
+        Writes more files into the folder before it takes its place.
 
     Notes
     -----
@@ -110,6 +113,7 @@ def split_corpus(
         },
         report={"by": by, "unlabelled": unlabelled, "dropped": int((of_row < 0).sum())},
         progress=progress,
+        also=also,
         sizes=(shard_rows, batch_rows),
     )
 
@@ -123,6 +127,7 @@ def _write(
     rule: dict[str, Any],
     report: dict[str, Any],
     progress: Callable[[str, int, int], None] | None,
+    also: Callable[[Path], object] | None,
     sizes: tuple[int, int],
 ) -> SplitReport:
     counts, barcodes, numbers, cells = [], [], [], {}
@@ -151,6 +156,8 @@ def _write(
             cells[side] = read_manifest(folder)["cells"]
             barcodes.append(name_fingerprints(folder))
             numbers.append(np.full(cells[side], number, np.int8))
+        if also is not None:
+            also(stage.folder)
     side_of_cell = np.concatenate(numbers)
     return SplitReport(
         cells=cells,

@@ -8,6 +8,7 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
+from expresser.atomic import replaced_together
 from expresser.corpus.manifest import read_manifest, sha256_file
 from expresser.demo.page_models import MODEL, embedding, gene_tasks, imputation, read_metrics
 from expresser.demo.page_translate import LEAD, NAMES, embedder, translator
@@ -38,7 +39,6 @@ def write_page(out: Path, size: Size, seed: int, plan: Sequence[Stage], record: 
     hashes = {name: sha256_file(at / name) for name in (*_USED, *_LABELS)}
     seconds = _seconds(plan, record)
     metrics = _metrics(at, seconds)
-    write_metrics(out / "metrics.json", metrics)
     origin = provenance(
         seed=seed,
         corpus_id=read_manifest(at / "corpus")["corpus_id"],
@@ -59,9 +59,10 @@ def write_page(out: Path, size: Size, seed: int, plan: Sequence[Stage], record: 
         _runtime(out, seconds, plan, record),
     ]
     title = "Expresser demo" if size == FULL else "Expresser demo, smaller than usual"
-    return write_report(
-        out / "report.html", title=title, summary=_summary(metrics), sections=sections, provenance=origin
-    )
+    with replaced_together(out, last="metrics.json") as part:
+        write_report(part / "report.html", title=title, summary=_summary(metrics), sections=sections, provenance=origin)
+        write_metrics(part / "metrics.json", metrics)
+    return out / "report.html"
 
 
 def _metrics(at: Places, seconds: pd.DataFrame) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from expresser.atomic import replaced
+from expresser.atomic import replaced, replaced_together
 from expresser.errors import InputError
 from expresser.gene_names import is_ensembl_id
 from expresser.genes import GeneVocab
@@ -71,11 +71,10 @@ def write_task(labels: GeneRowLabels | PairRows, folder: str | Path, vocab: Gene
     kept = [i for i, genes in enumerate(zip(*columns)) if all(gene in symbols for gene in genes)]
     _check_any(len(kept), folder, account)
     entities = pd.DataFrame({k: [symbols[column[i]] for i in kept] for k, column in enumerate(columns)})
-    folder.mkdir(parents=True, exist_ok=True)
-    with replaced(folder / "entities.csv") as part:
-        entities.to_csv(part, index=False, header=["symbol"] * len(columns), lineterminator="\n")
-    with replaced(folder / "outcomes.csv") as part:
-        pd.DataFrame({"Outcomes": [outcomes[i] for i in kept]}).to_csv(part, index=False, lineterminator="\n")
+    with replaced_together(folder, last="outcomes.csv") as part:
+        entities.to_csv(part / "entities.csv", index=False, header=["symbol"] * len(columns), lineterminator="\n")
+        known = pd.DataFrame({"Outcomes": [outcomes[i] for i in kept]})
+        known.to_csv(part / "outcomes.csv", index=False, lineterminator="\n")
     return {"written": len(kept), "left_out": len(outcomes) - len(kept), **account}
 
 
