@@ -127,7 +127,8 @@ def build_corpus(
     Notes
     -----
     Memory: a chunk of 4,096 cells for each worker, or of as many as have 8 million non-zeros; in this process 3 million non-zeros,
-    or one bucket of the shuffle (32,768 cells, or a 128th of all where that is more; at most 64 million non-zeros), the names and obs tables of all inputs, and 8 bytes a cell to deduplicate.
+    or one bucket of the shuffle (32,768 cells, or a 128th of all where that is more; at most 64 million
+    non-zeros), the names and obs tables of all inputs, and 8 bytes a cell to deduplicate.
     Disk: while building, 1.5 times the finished corpus and one shard more; with workers up to twice as much.
 
     Interruptions: everything is made in `.NAME.building` beside `out`. A build that was killed, or ended by Ctrl-C or by the death of
