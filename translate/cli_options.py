@@ -9,6 +9,7 @@ import tyro
 from expresser.errors import InputError
 from translate.bridge import Bridge
 from translate.cli_bridge import with_bridge
+from translate.config_rules import prove_config
 
 Config = TypeVar("Config")
 Modality = Literal["rna", "atac", "protein"]  # not translate.study's: --help would wait for torch
@@ -88,6 +89,7 @@ class Arguments(Generic[Config]):
 
 def settled(given: Arguments[Any], system: str, kind: Any) -> Arguments[Any]:
     """With --split, --batch, --labels and --rna-encoder filled in for this system; InputError where options contradict each other."""
+    prove_config(given.config)
     split = given.split or ("all" if kind.embeds else "random")
     if split in ("random", "cluster", "all") and (given.valid or given.test):
         raise InputError(f"--valid and --test name groups of a column: --split is {split}, not a column of obs.")

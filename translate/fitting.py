@@ -23,6 +23,7 @@ from expresser.regions import Regions
 from expresser.run_folder import claim
 from translate.bridging import embed_cells, pretrained, share_cells, start_from_pretrained, with_pretrained
 from translate.calibration import calibrate
+from translate.config_rules import prove_config
 from translate.feed import Feed, Input
 from translate.genomes import check_genome, guess_genome
 from translate.preprocess import AtacInput, ProteinInput, RnaInput
@@ -242,7 +243,7 @@ def _forget(state: Path) -> None:
 
 
 def configuration(system: str, preset: str | None, config: Any) -> Any:
-    """The configuration asked for; InputError for an unknown system or preset, or a configuration of another system."""
+    """The configuration asked for; InputError for an unknown system or preset, one of another system, or a number none can have."""
     if system not in SYSTEMS:
         raise InputError(f"no system {system!r}; there are {', '.join(SYSTEMS)}.")
     kind = SYSTEMS[system]
@@ -251,6 +252,7 @@ def configuration(system: str, preset: str | None, config: Any) -> Any:
     chosen = config or (kind.presets[preset] if preset is not None else kind.config_class())
     if not isinstance(chosen, kind.config_class):
         raise InputError(f"{system} takes a {kind.config_class.__name__}, not a {type(chosen).__name__}.")
+    prove_config(chosen)
     return chosen
 
 
