@@ -161,8 +161,8 @@ def prove_fields(found: object, wanted: Mapping[str, Kinds], where: str, *, name
     if lacking := [key for key in (*wanted, *names) if key not in found or (key in wanted and found[key] is None)]:
         raise InputError(f"{where}: lacks {lacking[0]}. Copy it again.")
     prove_types(found, wanted, where)
-    if negative := [key for key in wanted if isinstance(found[key], int) and found[key] < 0]:
-        raise InputError(f"{where}: {negative[0]} is {found[negative[0]]}, and cannot be negative. Copy it again.")
+    if beyond := [key for key in wanted if isinstance(found[key], int) and not 0 <= found[key] < 2**63]:
+        raise InputError(f"{where}: {beyond[0]} is {found[beyond[0]]}, which no count is. Copy it again.")
 
 
 def shortened(value: object, most: int = 80) -> str:

@@ -1,7 +1,6 @@
 """The gene vocabulary: which gene a name means, which token it has, and an account of every name that found none."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Num, Shaped
 
+from expresser.atomic import replaced
 from expresser.errors import InputError
 from expresser.foreign import LARGE, shortened
 from expresser.gene_names import OPEN_READING_FRAME, clean_name, is_ensembl_id, likely_cause, split_names
@@ -321,17 +321,10 @@ class GeneVocab:
 
     def save(self, path: str | Path) -> None:
         """Write genes.tsv: plain text with a header, empty where unknown. A failure leaves nothing half-written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         rows = self._table.astype(object).where(self._table.notna(), "").itertuples(index=False)
-        try:
-            with open(beside, "w", encoding="utf-8", newline="\n") as file:
-                file.write("\t".join(COLUMNS) + "\n")
-                file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replaced(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
+            file.write("\t".join(COLUMNS) + "\n")
+            file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
 
 
 def _is_position(text: str) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Shaped
 
@@ -105,8 +104,8 @@ def _read_parquet(path: Path) -> GeneRows:
         frame = pd.read_parquet(path)
     except InputError:
         raise
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path}: not readable as parquet ({error}). Copy or write it again.") from error
+    except Exception as error:  # Arrow, and pandas over the metadata, raise of everything where bytes are damaged
+        raise InputError(f"{path}: not readable as parquet ({str(error)[:500]}). Copy or write it again.") from error
     if frame.index.nlevels > 1:
         raise InputError(
             f"{path}: its index has {frame.index.nlevels} levels. One level or column must name the genes."
@@ -120,6 +119,8 @@ def _read_parquet(path: Path) -> GeneRows:
                 f"{path}: column {header[i]!r} is {columns[i].dtype}, not numbers. A table has one name column "
                 f"({', '.join(_IDS[:1] + _SYMBOLS[:3])}, or the index) and one column of numbers a dimension."
             )
+    if not all(map(pd.api.types.is_scalar, columns[at])):
+        raise InputError(f"{path}: column {header[at]!r} holds lists, not names of genes. One name a row is needed.")
     values = np.empty((len(frame), len(use)), dtype=np.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and the caller counts that
         for k, i in enumerate(use):

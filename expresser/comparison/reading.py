@@ -1,7 +1,8 @@
 """From folders to runs: which kind each is, told by what its files hold, and what is the matter with those that are none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 
 from expresser.comparison.reading_cells import read_embedder, read_translator
@@ -35,7 +36,7 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[str, str]]
     left: dict[str, str] = {}
     for path in paths:
         try:
-            found.append(_read(path))
+            found.append(_proven(_read(path)))
         except (NotComparable, InputError) as error:
             left[str(path)] = str(error).removeprefix(f"{path}: ")
         except STRANGE as error:
@@ -106,3 +107,22 @@ def _told_apart(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):  # in the end they are, as no path is given twice
             return names
         depth += 1
+
+
+def _proven(run: Run) -> Run:
+    """The run, where its numbers are numbers and its facts can be compared: one damaged file must not stop the page of all others."""
+    for scores in run.scores:
+        for of in (*scores.own.values(), *scores.others.values()):
+            _numbers({column.name: of.get(column.key) for column in scores.columns})
+    _numbers(run.facts)
+    _numbers({"seed": run.seed})
+    for name, fact in {**run.data, **run.judged}.items():
+        if isinstance(fact, list | dict):
+            raise ValueError(f"{name} is a {type(fact).__name__}")
+    return run
+
+
+def _numbers(of: Mapping[str, object]) -> None:
+    for name, value in of.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or abs(value) > 1e300):
+            raise ValueError(f"{name} is {str(value)[:40]!r}, not a number")

@@ -106,7 +106,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: corpus format version {shortened(manifest.get('format_version'))}; this version of expresser "
             f"reads version {FORMAT_VERSION}. Build the corpus again, or use the version of expresser that wrote it "
-            f"({shortened(dict(manifest.get('versions') or {}).get('expresser', 'unknown'))})."
+            f"({_written_by(manifest)})."
         )
     missing = [key for key in _KEYS if key not in manifest]
     if missing:
@@ -142,6 +142,9 @@ def _prove(manifest: dict[str, Any], path: Path) -> None:
     prove_fields(manifest["genes"], _GENES, f"{path}: genes")
     prove_fields(manifest["obs"], _FILE, f"{path}: obs")
     prove_fields(manifest["build"], {}, f"{path}: build", names=("layer", "obs_columns"))
+    columns = manifest["obs"].get("columns", [])
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+        raise InputError(f"{path}: obs: columns is {shortened(columns)}, a list of names is needed. {_AGAIN}")
     parts = [("sources", _SOURCE), ("shards", _SHARD)]
     for name, wanted in parts:
         for number, entry in enumerate(lists[name]):
@@ -163,6 +166,11 @@ def _prove(manifest: dict[str, Any], path: Path) -> None:
     for key, each in (("cells", "rows"), ("nnz", "nnz")):
         if manifest[key] != (total := sum(entry[each] for entry in manifest["shards"])) or manifest[key] < 1:
             raise InputError(f"{path}: {key} is {manifest[key]:,}, but its shards have {total:,}. {_AGAIN}")
+
+
+def _written_by(manifest: dict[str, Any]) -> str:
+    versions = manifest.get("versions")
+    return shortened(versions.get("expresser", "unknown"), 40) if isinstance(versions, dict) else "unknown"
 
 
 def _listing(folder: Path, most: int = 5) -> str:

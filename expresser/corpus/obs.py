@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool
 
+from expresser.corpus.blocks import readable
 from expresser.corpus.source import Source
 from expresser.errors import InputError
 
@@ -97,11 +98,9 @@ def obs_columns(path: Path, *, n_cells: int | None) -> pa.Schema:
 
     InputError where it is none, or has not `n_cells` rows: a file of a few bytes can claim any number of them.
     """
-    try:
+    with readable(path, "the obs table of a corpus"):
         about = pq.ParquetFile(path)
         rows, schema = about.metadata.num_rows, about.schema_arrow
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path}: not readable as parquet ({error}). Build or copy the corpus again.") from error
     if n_cells is not None and rows != n_cells:
         raise InputError(f"{path}: {rows:,} rows for {n_cells:,} cells. Build or copy the corpus again.")
     return schema
@@ -109,10 +108,8 @@ def obs_columns(path: Path, *, n_cells: int | None) -> pa.Schema:
 
 def read_obs_columns(path: Path, columns: Sequence[str] | None, as_codes: Sequence[str]) -> pa.Table:
     """These columns, all for None; InputError where they cannot be read."""
-    try:
+    with readable(path, "the obs table of a corpus"):
         return pq.read_table(path, columns=None if columns is None else [*columns], read_dictionary=[*as_codes])
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}). Build or copy the corpus again.") from error
 
 
 def read_obs(path: Path, *, n_cells: int | None = None) -> pd.DataFrame:
@@ -145,7 +142,8 @@ def _type(column: pd.Series) -> pa.DataType:
     if pd.api.types.is_bool_dtype(kind):
         return pa.bool_()
     if pd.api.types.is_integer_dtype(kind):
-        return pa.int64()
+        beyond = pd.api.types.is_unsigned_integer_dtype(kind) and int(column.max()) >= 2**63
+        return pa.string() if beyond else pa.int64()
     return pa.float64() if pd.api.types.is_float_dtype(kind) else pa.string()
 
 

@@ -17,6 +17,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
 from expresser.foreign import file_in, read_json, shortened
+from finetune.heads.archive import settled
 from finetune.heads.fitting import Form, Head, Kind
 from finetune.heads.linear import Linear
 from finetune.heads.trees import Trees
@@ -42,7 +43,7 @@ def save_head(head: Head, folder: Path) -> Path:
             )
         else:
             name, of = TREES, type(head.estimator.models[0]).__name__
-            skops.io.dump(list(head.estimator.models), part / name)
+            (part / name).write_bytes(settled(skops.io.dumps(list(head.estimator.models))))
         about = {
             "format": FORMAT,
             "kind": head.kind,
