@@ -88,7 +88,7 @@ def read_gtf(path: str | Path) -> pd.DataFrame:
             if "\tgene\t" not in line or line.startswith("#"):
                 continue
             fields = line.rstrip("\r\n").split("\t")
-            if len(fields) != 9 or not (fields[3].isdecimal() and fields[4].isdecimal()):
+            if len(fields) != 9 or not all(text.isdecimal() and len(text) <= 12 for text in fields[3:5]):
                 raise InputError(
                     f"{path}: line {number} is not GTF: {line[:80]!r}. Needed are nine tab-separated fields with "
                     "whole-number start and end: give a GENCODE or Ensembl GTF."

@@ -11,10 +11,15 @@ from pyarrow import compute
 
 from expresser.errors import InputError
 
-_NUMBER = r"-?\d[\d,]{0,14}(?:\.\d+)?(?:[eE]\+?\d{1,2})?"  # R writes 100000 as 1e+05
+# R writes 100000 as 1e+05.
+_NUMBER = r"-?(?:\d{1,15}|\d{1,3}(?:,\d{3}){1,4})(?:\.\d{1,15})?(?:[eE]\+?\d{1,2})?"
 # Read from the right, since a contig's own name may hold any of the separators. RE2's syntax, for pyarrow.
 _NAME = rf"(?s)^\s*(?P<chrom>.*[^\s:_-])\s*[:_-](?P<start>{_NUMBER})(?:[_-]|\.\.)(?P<end>{_NUMBER})\s*$"
-_BUILD = re.compile(r"^(grc[hm]\d+|hg\d+|mm\d+)(?:\.p\d+)?_+(?=\S)", re.IGNORECASE)  # 10x: GRCh38_chr1, mm10___chr1
+# 10x: GRCh38_chr1, mm10___chr1
+_BUILD = re.compile(r"^(?:(grc[hm]\d+|hg\d+|mm\d+)(?:\.p\d+)?_+(?=[^\s_]))+", re.IGNORECASE | re.ASCII)
+_THIRD = re.compile(r"(?:chr)?(?:\d{1,2}|[XYM]|MT)[:-]\d+", re.IGNORECASE | re.ASCII)
+_NUMBERED = re.compile(r"chr(\d{1,9})", re.ASCII)
+MOST = 2**40  # bases: no chromosome is as long
 RULE = (
     "A peak is a chromosome, a start from 0 and a larger end, 0-based and half-open: chr1:100-200, chr1-100-200, "
     "chr1_100_200 or 1:100-200, or the columns chrom, start and end"
@@ -25,7 +30,7 @@ def parse_names(
     names: Iterable[str], where: str
 ) -> tuple[Int[np.ndarray, " regions"], list[str], Num[np.ndarray, " regions"], Num[np.ndarray, " regions"]]:
     """Of each name its chromosome (a number in the list that follows, whose names may repeat), start and end."""
-    texts = [str(name) for name in names]
+    texts = [str(name).encode(errors="replace").decode() for name in names]  # Arrow takes no half of a UTF-16 pair
     found = compute.extract_regex(pa.array(texts, type=pa.string()), _NAME)
     if found.null_count:
         refuse(where, texts, found.is_null().to_numpy(zero_copy_only=False), "cannot be read")
@@ -46,10 +51,9 @@ def chrom_name(name: str) -> str:
 
 def natural(chrom: str) -> tuple[int, int, str]:
     """Sort key of chromosomes: chr1, chr2, … chr10, …, chrX, chrY, chrM, then contigs by name."""
-    bare = chrom.removeprefix("chr")
-    if bare.isdecimal() and bare != chrom:
-        return 0, int(bare), chrom
-    return (1, "XYM".index(bare), chrom) if chrom in ("chrX", "chrY", "chrM") else (2, 0, chrom)
+    if numbered := _NUMBERED.fullmatch(chrom):
+        return 0, int(numbered[1]), chrom
+    return (1, "XYM".index(chrom[3]), chrom) if chrom in ("chrX", "chrY", "chrM") else (2, 0, chrom)
 
 
 def _whole(texts: pa.StringArray) -> Num[np.ndarray, " regions"]:
@@ -62,7 +66,7 @@ def _whole(texts: pa.StringArray) -> Num[np.ndarray, " regions"]:
 def bad_range(start: Num[np.ndarray, " regions"], end: Num[np.ndarray, " regions"]) -> Bool[np.ndarray, " regions"]:
     """Which are no range of at least one base from 0 on; true also where a number is absent (NaN)."""
     whole = (start == np.floor(start)) & (end == np.floor(end))
-    return ~(whole & (start >= 0) & (end > start) & (end < 2**40))
+    return ~(whole & (start >= 0) & (end > start) & (end < MOST))
 
 
 def prove_ranges(
@@ -75,14 +79,24 @@ def prove_ranges(
 
 
 def ucsc(given: list[str], where: str) -> list[str]:
-    """UCSC names of chromosomes, which may not be of two genomes."""
+    """UCSC names of chromosomes, which may not be of two genomes; each must stay itself in the name of a peak and in a file.
+
+    "chr1:100" is none: chr1:100-200-300 has a number too many, and nobody can say which.
+    """
     prefixes = {match[1].lower() for match in map(_BUILD.match, map(str.strip, given)) if match}
     if len(prefixes) > 1:
         raise InputError(
             f"{where}: the chromosomes carry the prefixes of {len(prefixes)} genomes ({', '.join(sorted(prefixes))}), "
             "whose chr1 are not one. Keep the peaks of one genome."
         )
-    return [chrom_name(name) for name in given]
+    named = [chrom_name(name) for name in given]
+    for text, name in zip(given, named):
+        if not name or not name.isprintable() or name[-1] in " :_-" or _THIRD.fullmatch(name):
+            raise InputError(
+                f"{where}: {text[:80]!r} is no name of a chromosome: it is empty, holds control characters, ends in a blank or "
+                f"one of : _ -, or is a chromosome and a number. {RULE}."
+            )
+    return named
 
 
 def refuse(where: str, texts: list[str], bad: Bool[np.ndarray, " regions"], what: str) -> NoReturn:

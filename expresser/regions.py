@@ -53,10 +53,12 @@ class Regions:
         chrom: Sequence[str] | Shaped[np.ndarray, " regions"] | pd.Series,
         start: Int[np.ndarray, " regions"],
         end: Int[np.ndarray, " regions"],
+        *,
+        where: str = "regions",
     ) -> "Regions":
-        """Regions of chromosome names in any of their spellings (`chrom_name`), starts and ends."""
+        """Regions of chromosome names in any of their spellings (`chrom_name`), starts and ends. `where`: as in `parse`."""
         code, given = pd.factorize(np.asarray(chrom, dtype=object))
-        return cls._coded(code, ucsc(given.tolist(), "regions"), start, end)
+        return cls._coded(code, ucsc(given.tolist(), where), start, end)
 
     @classmethod
     def _coded(
@@ -98,7 +100,7 @@ class Regions:
         if absent.any():
             refuse(where, texts, absent, f"have no {columns[0]}")
         prove_ranges(where, texts, *numbers)
-        return cls.of(chrom.astype(str), *(column.astype(np.int64) for column in numbers))
+        return cls.of(chrom.astype(str), *(column.astype(np.int64) for column in numbers), where=where)
 
     @classmethod
     def concat(cls, parts: Sequence["Regions"]) -> "Regions":

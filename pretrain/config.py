@@ -6,6 +6,8 @@ from typing import Literal
 from expresser.errors import InputError
 from expresser.model.configuration import CellScale, Head, ValueInput
 
+_WIDEST, _DEEPEST = 1_000_000, 10_000  # beyond which a number is a slip of the keyboard
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -166,7 +168,7 @@ class Recipe:
 
     def check(self) -> None:
         """Raise InputError for the first number that no run can have."""
-        model, data, optim = self.model, self.data, self.optim
+        model, data, optim, masked = self.model, self.data, self.optim, self.objective.masked_share
         rules = (
             ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 2^32 - 1"),
             ("log_every", self.log_every, self.log_every >= 1, "1 or more"),
@@ -197,6 +199,25 @@ class Recipe:
             ("data.max_steps", data.max_steps, data.max_steps is None or data.max_steps >= 1, "1 or more"),
             ("data.minutes", data.minutes, data.minutes is None or data.minutes > 0, "above 0"),
             ("data.valid_cells", data.valid_cells, data.valid_cells >= 1, "1 or more"),
+            ("data.valid_share", data.valid_share, 0 < data.valid_share < 1, "above 0 and below 1"),
+            ("objective.masked_share", masked, 0 < masked <= 0.5, "above 0 and not above 0.5"),
+            ("optim.lr", optim.lr, 0 < optim.lr < float("inf"), "above 0"),
+            ("optim.final_lr_share", optim.final_lr_share, 0 <= optim.final_lr_share <= 1, "from 0 to 1"),
+            ("optim.weight_decay", optim.weight_decay, 0 <= optim.weight_decay < float("inf"), "0 or more"),
+            ("optim.beta1", optim.beta1, 0 <= optim.beta1 < 1, "from 0 to below 1"),
+            ("optim.beta2", optim.beta2, 0 <= optim.beta2 < 1, "from 0 to below 1"),
+            ("optim.grad_clip", optim.grad_clip, 0 <= optim.grad_clip < float("inf"), "0 (no clipping) or more"),
+            ("model.d_model", model.d_model, 1 <= model.d_model <= _WIDEST, f"from 1 to {_WIDEST:,}"),
+            ("model.d_ff", model.d_ff, 0 <= model.d_ff <= _WIDEST, f"from 0 (4 * d_model) to {_WIDEST:,}"),
+            ("model.n_layers", model.n_layers, 0 <= model.n_layers <= _DEEPEST, f"from 0 to {_DEEPEST:,}"),
+            (
+                "model.decoder_layers",
+                model.decoder_layers,
+                0 <= model.decoder_layers <= _DEEPEST,
+                f"from 0 to {_DEEPEST:,}",
+            ),
+            ("model.n_bins", model.n_bins, 1 <= model.n_bins <= _WIDEST, f"from 1 to {_WIDEST:,}"),
+            ("model.target_sum", model.target_sum, 0 < model.target_sum < float("inf"), "above 0"),
             (
                 "optim.token_lr_scale",
                 optim.token_lr_scale,

@@ -99,7 +99,7 @@ def _refuse(path: Path, line: int, text: bytes, width: int, reason: str) -> NoRe
         parts = row.decode(errors="replace").split("\t")
         if not row.strip() or row.startswith(b"#"):
             continue
-        whole = len(parts) >= 4 and all(part.isascii() and part.isdecimal() for part in parts[1:3])
+        whole = len(parts) >= 4 and all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts[1:3])
         if not (whole and len(parts) == width and int(parts[1]) < int(parts[2]) < 2**63 and parts[3]):
             raise InputError(f"{path}: line {number:,} is no fragment: {row[:100].decode(errors='replace')!r}. {RULE}.")
     raise InputError(f"{path}: the lines from {line:,} on cannot be read ({reason}). {RULE}.")

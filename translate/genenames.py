@@ -11,14 +11,14 @@ from expresser.errors import InputError
 from expresser.gene_names import clean_name, is_ensembl_id
 from expresser.gene_tables import open_text
 from expresser.genes import GeneVocab
-from expresser.peak_names import chrom_name, natural
+from expresser.peak_names import MOST, chrom_name, natural
 
 _IDS = ("ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id", "accession")
 _SYMBOLS = ("symbol", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "name")
 _CHROMS = ("chrom", "chromosome", "chr", "seqname", "seqnames")
 _STARTS = ("start", "gene_start", "chromstart", "start_position")
 _ENDS = ("end", "gene_end", "chromend", "end_position")
-_INTERVAL = re.compile(r"(.+):(\d+)-(\d+)")
+_INTERVAL = re.compile(r"(.+):(\d{1,12})-(\d{1,12})", re.ASCII)
 
 Texts = Shaped[np.ndarray, " genes"]
 
@@ -69,7 +69,7 @@ class GenePlaces:
                 "gene_id": [clean_name(v) for v in table[key]],
                 "symbol": [clean_name(v) for v in table[found["symbol"] if found["symbol"] is not None else key]],
                 "chrom": _chroms(table[found["chrom"]]),
-                "tss": pd.to_numeric(table[lower["tss"]], errors="coerce").fillna(-1).astype(np.int64).to_numpy(),
+                "tss": _bases(table[lower["tss"]]),
             }
         )
         frame = frame[frame["gene_id"] != ""]
@@ -143,22 +143,28 @@ def _own_places(var: pd.DataFrame, lower: dict[str, str]) -> tuple[Texts, Int64[
     if chrom_column is not None:
         chrom = _chroms(var[chrom_column])
         if "tss" in lower:
-            tss = pd.to_numeric(var[lower["tss"]], errors="coerce").fillna(-1).astype(np.int64).to_numpy()
+            tss = _bases(var[lower["tss"]])
         elif start is not None and end is not None and "strand" in lower:
             tss = _starts(var[start], var[end], var[lower["strand"]])
     elif "interval" in lower:
         for i, text in enumerate(var[lower["interval"]].astype(str)):
-            if match := _INTERVAL.fullmatch(text.strip()):
+            if match := _INTERVAL.fullmatch(text.strip()[:200]):
                 chrom[i], tss[i] = chrom_name(match[1]), (int(match[2]) + int(match[3])) // 2
     return chrom, tss
 
 
 def _starts(start: pd.Series, end: pd.Series, strand: pd.Series) -> Int64[np.ndarray, " genes"]:
     """The end of a gene that transcription starts from; -1 where its place or its strand is unknown."""
-    first, last = (pd.to_numeric(c, errors="coerce").astype("Float64").fillna(-1).to_numpy(float) for c in (start, end))
+    first, last = _bases(start), _bases(end)
     signs = strand.astype(str).to_numpy()
     forward, reverse = np.isin(signs, ("+", "1", "1.0")), np.isin(signs, ("-", "-1", "-1.0"))
     return np.where(forward, first, np.where(reverse, last, -1)).astype(np.int64)
+
+
+def _bases(column: pd.Series) -> Int64[np.ndarray, " genes"]:
+    """Whole numbers from 0 that a chromosome has room for; -1 for all else, missing ones among them."""
+    numbers = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where((numbers >= 0) & (numbers < MOST) & (numbers == np.floor(numbers)), numbers, -1).astype(np.int64)
 
 
 def _chroms(names: pd.Series) -> Texts:

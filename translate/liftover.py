@@ -87,7 +87,7 @@ def lift(
         )
     start = np.minimum(first[kept, 1], last[kept, 1])
     chrom = np.array(names, dtype=object)[first[kept, 0]]
-    return Regions.of(chrom, start, start + np.abs(step[kept]) + 1), kept, report
+    return Regions.of(chrom, start, start + np.abs(step[kept]) + 1, where=f"liftover by {chain}"), kept, report
 
 
 def _convert(

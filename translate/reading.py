@@ -20,6 +20,7 @@ from translate.study import Measured, Modality
 _FEATURES: dict[Modality, str] = {"rna": "gene", "atac": "peak", "protein": "protein"}
 _PEAK = re.compile(r"\S+[:_-]\d+(?:[-_]|\.\.)\d+")
 _ROWS = 4096  # read and proven at a time
+_EXACT = 2**24  # whole numbers up to here are float32's too
 
 
 def read_measured(
@@ -188,10 +189,12 @@ def _counts(
             else:
                 _prove_counts(block, modality, cells[first:], names, where, matrix)
             part = sparse.csr_matrix(
-                (block.data.astype(np.float32), block.indices, block.indptr), shape=block.shape, copy=True
+                (block.data.astype(np.float64), block.indices, block.indptr), shape=block.shape, copy=True
             )
             part.sum_duplicates()
             part.eliminate_zeros()
+            _prove_exact(part, modality, cells[first:], names, where)
+            part.data = part.data.astype(np.float32)
             found.add(part)
             first += block.shape[0]
     if first != len(cells):
@@ -202,6 +205,24 @@ def _counts(
             f"{where} is empty: {whole.shape[0]} cells x {whole.shape[1]} {_FEATURES[modality]}s, all zero."
         )
     return whole
+
+
+def _prove_exact(
+    counts: sparse.csr_matrix,
+    modality: Modality,
+    cells: Shaped[np.ndarray, " block_and_rest"],
+    names: Shaped[np.ndarray, " features"],
+    where: str,
+) -> None:
+    """InputError where float32 would round a count: what is fitted would not be what was measured."""
+    if counts.nnz and counts.data.max() > _EXACT:
+        at = int(counts.data.argmax())
+        row = int(np.searchsorted(counts.indptr, at, side="right")) - 1
+        raise InputError(
+            f"{where}: {modality} has a count of {int(counts.data[at]):,} (cell {str(cells[row])!r}, {_FEATURES[modality]} "
+            f"{str(names[counts.indices[at]])!r}); translators keep counts up to {_EXACT:,} exactly. No cell has as many molecules: "
+            "look for a column or row of totals."
+        )
 
 
 def _prove_counts(

@@ -123,12 +123,19 @@ def _mtx_lines(path: Path) -> Iterator[pd.DataFrame]:
         for line in file:
             if line.strip() and not line.startswith("%"):
                 break  # the size; entries follow
-        types = {"row": np.int64, "column": np.int64, "value": np.float64}
+        # A fourth column takes what a line may not have: pandas would drop it in silence.
+        types = {"row": np.int64, "column": np.int64, "value": np.float64, "more": object}
         try:
             with pd.read_csv(
                 file, sep=r"\s+", header=None, names=list(types), dtype=types, chunksize=_LINES, index_col=False
             ) as reader:
-                yield from reader
+                for lines in reader:
+                    if lines["more"].notna().any():
+                        raise InputError(
+                            f"{path}: entry {lines['more'].first_valid_index() + 1:,} has more than row, column and value: the "
+                            "file is damaged, or of complex numbers. Copy it again, whole."
+                        )
+                    yield lines
         except pd.errors.EmptyDataError:
             return
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float64, Shaped
 
 from expresser.errors import InputError
@@ -123,10 +122,15 @@ def is_missing(text: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
 def to_numbers(text: Shaped[np.ndarray, " rows"]) -> tuple[Float64[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
     """Numbers, NaN where there is none; and where a field is neither a number nor missing."""
     missing = is_missing(text)
-    present = pd.Series(text, dtype=object).mask(missing)
-    numbers = pd.to_numeric(present, errors="coerce").to_numpy(np.float64)
-    infinite = np.isinf(numbers)
-    return np.where(infinite, np.nan, numbers), np.isnan(numbers) & ~missing
+    found = [None if gone else _number(field) for field, gone in zip(text.tolist(), missing)]
+    strange = np.array([number is None for number in found], dtype=bool) & ~missing
+    numbers = np.array([np.nan if number is None else number for number in found], dtype=np.float64)
+    return np.where(np.isinf(numbers), np.nan, numbers), strange
+
+
+def _number(field: str) -> float | None:
+    """To the last bit, which pandas' own reading is not; None for a text, also for Python's 1_000 and other scripts' digits."""
+    return float(field) if _NUMBER.fullmatch(field) and field.isascii() else None
 
 
 def _is_header(rows: list[list[str]], vocab: GeneVocab | None) -> bool:

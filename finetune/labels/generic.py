@@ -168,6 +168,8 @@ def _values(
         code: dict[str, int] = {word: _TRUTH[word.lower()] for word in words}
         classes = {str(k): "/".join(word for word in words if code[word] == k) for k in (0, 1)}
     elif numeric and len(distinct) == 2:
+        # Missing, too, is what is infinite: it is neither of the two.
+        missing = np.isnan(numbers)
         code = {word: int(float(word) == distinct[1]) for word in words}
         classes = {str(k): f"{distinct[k]:g}" for k in (0, 1)}
     elif len(words) == 2 and not numeric:

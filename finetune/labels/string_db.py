@@ -7,6 +7,7 @@ or below the cut, as many as there are positives, which tells well studied pairs
 """
 
 import re
+from csv import QUOTE_NONE
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,15 @@ def _stream(
     kinds: dict[Any, Any] = {_PROTEINS[0]: str, _PROTEINS[1]: str, channel: np.int64}
     with open_text(path) as lines:
         try:
-            chunks = pd.read_csv(lines, sep=delimiter, usecols=list(kinds), dtype=kinds, chunksize=CHUNK)
+            chunks = pd.read_csv(
+                lines,
+                sep=delimiter,
+                usecols=list(kinds),
+                dtype=kinds,
+                chunksize=CHUNK,
+                keep_default_na=False,  # a protein called NA is no missing one, which would take another's place
+                quoting=QUOTE_NONE,
+            )
             for chunk in chunks:
                 score = chunk[channel].to_numpy()
                 if score.min(initial=0) < 0 or score.max(initial=0) > 1000:
@@ -165,7 +174,8 @@ def read_aliases(path: Path, proteins: Shaped[np.ndarray, " proteins"], vocab: G
         wanted = set(proteins.tolist())
         rows = (fields for line in lines if (fields := line.rstrip("\r\n").split("\t"))[0] in wanted)
         if "preferred_name" in header:
-            return {fields[0]: fields[header.index("preferred_name")] for fields in rows}
+            at = header.index("preferred_name")
+            return {fields[0]: fields[at] for fields in rows if len(fields) > at}
         if header[1:3] != ["alias", "source"]:
             raise InputError(
                 f"{path}: the columns are {header[:4]}; needed are string_protein_id and either preferred_name "
