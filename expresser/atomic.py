@@ -20,7 +20,7 @@ try:
 except ImportError:  # no such locks on this system: nothing is swept
     fcntl = None  # type: ignore[assignment]
 
-_PART, _OLD = ".part", ".old"
+_PART, _OLD, _LOCK = ".part", ".old", ".lock"
 _LONGEST = 180  # bytes of a name that stand in the hidden folder's name; a file system takes 255 in all
 
 
@@ -111,27 +111,32 @@ def sweep(folder: str | Path, name: str | None = None) -> None:
         for entry in list(os.scandir(folder)):
             if entry.name.startswith(begin) and entry.name.endswith(_PART) and entry.is_dir(follow_symlinks=False):
                 place = Path(entry.path)
-                if (lock := _locked(place)) is not None:
-                    _clear(place)
-                    os.close(lock)
+                with suppress(OSError):
+                    place.rmdir()  # one whose maker had not come to lock it; if it lives, it makes another
+                with suppress(OSError):
+                    if (lock := _locked(place)) is not None:
+                        _clear(place)
+                        os.close(lock)
 
 
 def is_empty(folder: str | Path) -> bool:
     """Whether a folder holds nothing but what killed writers left, which is removed, or what living ones are at."""
     sweep(folder)
     with os.scandir(folder) as entries:
-        return all(entry.name == ".lock" or entry.name.endswith(_PART) for entry in entries)
+        return all(entry.name == _LOCK or entry.name.endswith(_PART) for entry in entries)
 
 
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    folder = path.is_dir()
-    with suppress(OSError) if folder else suppress():  # not every system lets a folder be opened, or flushed
+    try:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError:
+        if not path.is_dir():  # which not every system lets be opened, or flushed
+            raise
 
 
 def flush_all(folder: Path) -> None:
@@ -154,32 +159,40 @@ def _workplace(target: Path) -> Iterator[Path]:
         yield place
     finally:
         _clear(place)
-        if lock is not None:
-            os.close(lock)
+        _closed(lock)
 
 
 def _begun(target: Path) -> tuple[Path, int | None]:
     while True:
         place = Path(tempfile.mkdtemp(prefix=_begin(target.name), suffix=_PART, dir=target.parent))
-        lock = _locked(place)
-        if place.exists():  # else it was taken for a dead one's before it had its lock
-            return place, lock
+        with suppress(FileNotFoundError, BlockingIOError):
+            lock = _locked(place)
+            if (place / _LOCK).exists():
+                return place, lock
+            _closed(lock)  # swept, before it had its lock, by a writer that took it for a dead one's
 
 
 def _locked(place: Path) -> int | None:
-    """An open folder with its lock; None where another process has it, or where there are no locks."""
-    if fcntl is None:
-        return None
+    """The open lock of a hidden folder; None where there are no locks, BlockingIOError where another process has it.
+
+    A file, as NFS locks no folder.
+    """
+    handle = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        handle = os.open(place, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
+        if fcntl is None:
+            raise OSError("no locks")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return handle
+
+
+def _closed(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _clear(place: Path) -> None:

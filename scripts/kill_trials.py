@@ -28,7 +28,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import _lines
+import numpy as np
+from anndata import read_h5ad
 from killing import count_steps, forked, hidden, seen, wait
+from pandas.util import hash_array
 
 from expresser import checkpoint, cli
 from expresser.atomic import write_text
@@ -55,10 +58,11 @@ _PRETRAIN = (
 )
 
 
+_OLD = '<meta name="generator" content="expresser"> old'
 _SIMULATE = "simulate multiome --cells 120 --genes 80 --peaks 300 --types 3 --programs 2"
 _BUILT = "--min-genes 1 --workers 1"
 _FIT = (
-    "translate fit babel --rna {data}/rna.h5ad --atac {data}/atac.h5ad --config.epochs 4 --no-maps --no-baselines "
+    "translate fit babel --rna {data}/rna.h5ad --atac {data}/atac.h5ad --config.epochs 4 --no-evaluate "
     "--config.rna.min-genes 0 --config.atac.min-cells 1"
 )
 
@@ -91,7 +95,7 @@ def state(out: Path) -> dict[str, Any] | None:
     if not out.exists():
         return None
     if out.is_file():
-        return {"": seen(out.parent)[out.name]}
+        return state_of_file(out)
     found: dict[str, Any] = {}
     for name, digest in seen(out).items():
         path = out / name
@@ -104,6 +108,19 @@ def state(out: Path) -> dict[str, Any] | None:
         else:
             found[name] = digest
     return found or None
+
+
+def state_of_file(out: Path) -> dict[str, Any]:
+    """Of a page its numbers beside it, and that it is whole; of an AnnData its values, as its uns holds the time."""
+    if out.read_bytes() == _OLD.encode():
+        return {"": "old"}
+    if out.suffix == ".html":
+        beside = out.with_suffix(".json")
+        numbers = plain(json.loads(beside.read_text())) if beside.exists() else None
+        return {"": out.read_text().rstrip().endswith("</html>"), "numbers": numbers}
+    adata = read_h5ad(out)
+    values = [adata.X, *adata.obsm.values()]
+    return {str(i): hash_array(np.asarray(getattr(v, "data", v)).ravel()).sum() for i, v in enumerate(values)}
 
 
 def run(words: list[str]) -> None:
@@ -137,6 +154,11 @@ def whole_fit(out: Path) -> bool:
     return (out / "run.json").is_file() or not any(path for path in out.iterdir() if not path.name.startswith("."))
 
 
+def unnumbered(out: Path) -> bool:
+    """A page whose numbers, which come last, are not there yet."""
+    return not out.with_suffix(".json").exists()
+
+
 def resumable(out: Path) -> bool:
     """A task's folder whose metrics are not written yet: the same command goes on."""
     return not (out / "metrics.json").exists()
@@ -146,7 +168,7 @@ def jobs(data: Path) -> dict[str, Job]:
     """All commands, on the data that `prepare` made."""
 
     def file(name: str) -> Callable[[Path], None]:
-        return lambda at: write_text(at / name, '<meta name="generator" content="expresser"> old') and None
+        return lambda at: write_text(at / name, _OLD) and None
 
     def job(words: str, out: str, **more: Any) -> Job:
         return Job(lambda at: shlex.split(words.format(data=data, out=at / out)), out, **more)
@@ -177,7 +199,9 @@ def jobs(data: Path) -> dict[str, Job]:
             "out.h5ad",
             begin=file("out.h5ad"),
         ),
-        "report": job("report {data}/run {data}/run2 --out {out}", "page.html", begin=file("page.html")),
+        "report": job(
+            "report {data}/run {data}/run2 --out {out}", "page.html", begin=file("page.html"), begun=unnumbered
+        ),
     }
 
 
@@ -227,7 +251,7 @@ def kind_of_state(job: Job, out: Path, old: Any, new: Any) -> str:
             return "old"
         if now == new:
             return "new"
-        return "begun" if out.is_dir() and job.begun(out) else "third: neither old nor new"
+        return "begun" if out.exists() and job.begun(out) else "third: neither old nor new"
     except Exception as error:  # whatever a user would meet who opens it
         return f"third: {type(error).__name__}: {str(error)[:200]}"
 
@@ -283,6 +307,10 @@ def trial(
         left += bool(strays)
         if strays:
             faults.append(f"{by.name} at {moment} ({kind}): left {strays[:3]}")
+        equal = "equal" if done and state(out) == new else "NOT equal"
+        print(
+            f"{name} {number + 1}/{moments}: {by.name} at {moment}: {kind}, again {equal}", file=sys.stderr, flush=True
+        )
     return {
         "key": name,
         "name": name,
