@@ -51,6 +51,13 @@ def write_gene_table(frame: pd.DataFrame, path: str | Path) -> Path:
             frame.to_parquet(part)
         else:
             numbers = frame.drop(columns="symbol").to_numpy(np.float32)
+            if torn := [
+                name for name in map(str, frame.index) if not name or any(c.isspace() or c in ',;"\0' for c in name)
+            ]:
+                raise InputError(
+                    f"{path}: {len(torn)} names of genes ({torn[0]!r}) are empty or hold blanks, commas, semicolons or quotes, by "
+                    "which fields of text are told apart. Write .parquet."
+                )
             with part.open("w", encoding="utf-8") as file:
                 file.write(f"{numbers.shape[0]} {numbers.shape[1]}\n")
                 for gene, row in zip(frame.index, numbers):

@@ -185,7 +185,7 @@ def pairs_in_a_table(folder: Path, text: str, vocab: GeneVocab | None, negatives
         _pairs_add_up(labels)
         if labels.account["negatives"] == "given" and vocab is not None:
             rows = [line.replace(",", " ").replace(";", " ").split() for line in text.replace("\r", "\n").split("\n")]
-            said = {(*sorted(map(_id, row[:2])), row[2]) for row in rows if len(row) == 3}
+            said = {(*sorted(map(_id, row[:2])), row[2][:1]) for row in rows if len(row) == 3}
             clean = not any(c in text for c in '"#') and text.isascii()
             for a, b, label in zip(labels.a, labels.b, labels.label.tolist()):
                 assert not clean or (a, b, str(label)) in said

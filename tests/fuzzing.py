@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -41,6 +42,7 @@ class Target:
     law: Callable[..., bool]
     drawn: dict[str, st.SearchStrategy[Any]]
     quiet: bool = False  # warnings of libraries over damaged files are no fault
+    plain: Callable[[random.Random], dict[str, Any]] | None = None  # draws too: no search and no making small, but fast
     tally: Tally = field(default_factory=Tally)
 
     def run(self, cases: int, seed: int | None = None) -> Tally:
@@ -49,15 +51,7 @@ class Target:
         with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory()) as folder:
 
             def one(**drawn: Any) -> None:
-                self.tally.tried += 1
-                work = Path(folder) / "work"
-                shutil.rmtree(work, ignore_errors=True)
-                work.mkdir()
-                with warnings.catch_warnings(), _in_time(SECONDS):
-                    warnings.simplefilter("ignore" if self.quiet else "error")
-                    self.tally.read += self.law(work, **drawn)
-                if self.tally.tried % 2000 == 0:
-                    gc.collect()
+                self._try(Path(folder) / "work", drawn)
 
             test = settings(
                 max_examples=cases,
@@ -70,17 +64,45 @@ class Target:
             (test if seed is None else seeded(seed)(test))()
         return self.tally
 
+    def run_plain(self, cases: int, seed: int) -> Tally:
+        """The law over so many inputs of the plain generator; the first that breaks it is raised as it is."""
+        self.tally, chance = Tally(), random.Random(seed)
+        assert self.plain is not None, f"{self.name} has no plain generator"
+        with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory()) as folder:
+            for _ in range(cases):
+                drawn = self.plain(chance)
+                try:
+                    self._try(Path(folder) / "work", drawn)
+                except BaseException as error:
+                    error.add_note(f"input {self.tally.tried} of seed {seed}: {drawn}")
+                    raise
+        return self.tally
+
+    def _try(self, work: Path, drawn: dict[str, Any]) -> None:
+        self.tally.tried += 1
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        with warnings.catch_warnings(), _in_time(SECONDS):
+            warnings.simplefilter("ignore" if self.quiet else "error")
+            self.tally.read += self.law(work, **drawn)
+        if self.tally.tried % 2000 == 0:
+            gc.collect()
+
 
 TARGETS: dict[str, Target] = {}
 
 
 def target(
-    name: str, *, quiet: bool = False, **drawn: st.SearchStrategy[Any]
+    name: str,
+    *,
+    quiet: bool = False,
+    plain: Callable[[random.Random], dict[str, Any]] | None = None,
+    **drawn: st.SearchStrategy[Any],
 ) -> Callable[[Callable[..., bool]], Target]:
     """Registers a law under a name."""
 
     def add(law: Callable[..., bool]) -> Target:
-        TARGETS[name] = Target(name, law, drawn, quiet)
+        TARGETS[name] = Target(name, law, drawn, quiet, plain)
         return TARGETS[name]
 
     return add

@@ -373,26 +373,24 @@ def changed_json(draw: Any, tree: Any) -> Any:
     return tree
 
 
-@st.composite
-def damage(draw: Any, whole: bytes) -> bytes:
-    """The bytes cut short, flipped, overwritten, doubled, moved, with others among them."""
+def damaged(whole: bytes, number: Callable[[int, int], int]) -> bytes:
+    """The bytes cut short, flipped, overwritten, doubled, moved, with others among them; `number(low, high)` decides."""
     data = bytearray(whole)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, max(len(data) - 1, 0)))
-        how = draw(st.integers(0, 6))
-        size = draw(st.integers(1, 64))
+    for _ in range(number(1, 3)):
+        at = number(0, max(len(data) - 1, 0))
+        how, size = number(0, 6), number(1, 64)
         if how == 0:
             del data[at:]
         elif how == 1 and data:
-            data[at] ^= 1 << draw(st.integers(0, 7))
+            data[at] ^= 1 << number(0, 7)
         elif how == 2:
-            data[at : at + 1] = bytes([draw(st.integers(0, 255))])
+            data[at : at + 1] = bytes([number(0, 255)])
         elif how == 3:
-            data[at : at + size] = draw(st.sampled_from([b"\0", b"\xff", b"9", b"\t", b"\n"])) * min(size, 16)
+            data[at : at + size] = (b"\0", b"\xff", b"9", b"\t", b"\n")[number(0, 4)] * min(size, 16)
         elif how == 4:
             del data[at : at + size]
         elif how == 5:
             data[at:at] = data[at : at + size]
         else:
-            data[at : at + 8] = draw(st.binary(min_size=1, max_size=8))
+            data[at : at + 8] = bytes(number(0, 255) for _ in range(number(1, 8)))
     return bytes(data)

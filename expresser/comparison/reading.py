@@ -124,5 +124,5 @@ def _proven(run: Run) -> Run:
 
 def _numbers(of: Mapping[str, object]) -> None:
     for name, value in of.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or abs(value) > 1e300):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or abs(float(value)) > 1e300):
             raise ValueError(f"{name} is {str(value)[:40]!r}, not a number")
