@@ -56,7 +56,8 @@ def step(command: list[str], folder: Path, bound: float) -> dict[str, Any]:
     largest = together = 0.0
     several = 0
     (folder / "tmp").mkdir(exist_ok=True)
-    environment = os.environ | {"TMPDIR": str(folder / "tmp")}
+    # Arrow's own allocator asks for a gigabyte of which it may use a megabyte, and all of it would count.
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "ARROW_DEFAULT_MEMORY_POOL": "system"}
     with open(folder / "log.txt", "a") as log:
         log.write(f"\n{' '.join(command)}\n")
         log.flush()
@@ -100,7 +101,7 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[list[str], Path]]:
         found[f"{source}_to_{to}"] = ["translate", *predict, str(out), *asked]
     found["embed"] = ["translate", "embed", at["fit"], "--input", at["atac.h5ad"], "--out", str(folder / "embed.h5ad")]
     found["evaluate"] = ["translate", "evaluate", at["fit"], *both, "--split-of", at["fit"], "--no-maps", "--out"]
-    found["evaluate"] += [at["judged"]]
+    found["evaluate"] += [at["judged"], "--cells", str(options.judged)]
     return {name: (of, Path(of[of.index("--out") + 1])) for name, of in found.items()}
 
 
@@ -121,6 +122,9 @@ def main() -> None:
     )
     parser.add_argument("--files", type=int, default=4, help="that the corpus is built from")
     parser.add_argument("--train", type=int, default=40_000, help="cells that train, for one epoch, 128 a step")
+    parser.add_argument(
+        "--judged", type=int, default=2_000, help="cells that the model is judged by, drawn from all others"
+    )
     parser.add_argument("--chromosomes", nargs="*", default=(), help="whose peaks are predicted; without it, all")
     parser.add_argument("--memory-gb", type=float, default=8.0, help="of its own that each process is given at most")
     parser.add_argument("--system", default="babel")

@@ -37,6 +37,7 @@ def evaluate(
     baselines: bool = True,
     baselines_all: bool = False,
     maps: bool = True,
+    cells: int = 50_000,
     seed: int = 0,
 ) -> None:
     """Judge a model on cells measured in both modalities, beside baselines.
@@ -74,6 +75,7 @@ def evaluate(
         baselines: Fit baselines too: mean, knn, ridge, gene activity; of embeddings LSI and PCA, fitted to the cells judged.
         baselines_all: Of embeddings: the slow ones as well, where they are installed: PeakVI, spectral.
         maps: Draw UMAPs into the report.
+        cells: Test cells that a translation is judged by at most, and training cells that baselines learn from, drawn by name.
         seed: Of the baselines.
     """
     from translate.held import hold
@@ -85,6 +87,8 @@ def evaluate(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists. Choose a new folder for --out.")
+    if cells < 2:
+        raise InputError(f"--cells is {cells}; two are needed to judge a model.")
     origin = Origin(
         rna=rna,
         atac=atac,
@@ -135,6 +139,7 @@ def evaluate(
                     label=labels,
                     baselines=baselines,
                     unknown_batch=batch,
+                    most=cells,
                     **common,
                 )
     print(score_table(metrics))

@@ -19,7 +19,7 @@ from translate.alignment_judging import Spaces, spaces_of
 from translate.bridge_words import taken_words
 from translate.drawings import Drawings
 from translate.evaluate import Method, evaluate
-from translate.held import Held, split_of
+from translate.held import MOST, Held, split_of
 from translate.maps import FEWEST, principal_scores, sampled
 from translate.origin import Origin
 from translate.pages import Components, Summary, evaluation_page, evaluation_sections, fit_page
@@ -47,6 +47,7 @@ def judge(
     maps: bool = True,
     seed: int = 0,
     unknown_batch: str | None = None,
+    most: int = MOST,
     say: Say = lambda words: None,
 ) -> tuple[dict[str, Any], Drawings, Components]:
     """Scores (`translate.evaluate`; with them what is below), what figures need, and components for maps.
@@ -57,13 +58,13 @@ def judge(
 
     The model is scored in every direction between different modalities that the study has, by the test cells measured in all
     of these; where there is none, by types and alignment alone (`translate.unpaired`). Drawings hold the cells of the maps
-    alone where there are more than `MAP_CELLS`. Of more than 50,000 test cells that many are judged, drawn by their names, and
+    alone where there are more than `MAP_CELLS`. Of more than `most` test cells that many are judged, drawn by their names, and
     baselines learn from as many training cells at most; metrics["split"] says so.
 
     unknown_batch: of a system that tells batches apart, which of them cells are taken for whose own no training cell had
     ("reference": the largest); it stands in the metrics.
     """
-    held = held.thinned()
+    held = held.thinned(most)
     more: dict[str, Any] = {} if unknown_batch is None else {"unknown_batch": unknown_batch}
     asked = partial(translator.predict, **more)
     study, name = held.study, translator.name
@@ -196,12 +197,14 @@ def evaluate_model(
     maps: bool = True,
     seed: int = 0,
     unknown_batch: str | None = None,
+    most: int = MOST,
     doubts: Sequence[str] = (),
     say: Say = lambda words: None,
 ) -> dict[str, Any]:
     """Judge a model by cells of any files; write ``metrics.json`` and ``report.html`` into `out`.
 
-    doubts: what seemed odd about these cells, shown in both; may still grow while cells are judged. unknown_batch: as in `judge`.
+    doubts: what seemed odd about these cells, shown in both; may still grow while cells are judged. unknown_batch, most: as in
+    `judge`.
     """
     metrics, drawings, components = judge(
         translator,
@@ -211,6 +214,7 @@ def evaluate_model(
         maps=maps,
         seed=seed,
         unknown_batch=unknown_batch,
+        most=most,
         say=say,
     )
     metrics |= {"system": translator.name, "model": model, "doubts": list(dict.fromkeys(doubts))}
