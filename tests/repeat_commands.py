@@ -48,10 +48,19 @@ import random, shlex, sys
 import numpy, torch
 seed = int(sys.argv[1])
 random.seed(seed), numpy.random.seed(seed), torch.manual_seed(seed)
+def states():
+    # Not Python's: tyro, which parses the command line, and rich draw from that.
+    return str(numpy.random.get_state()), torch.get_rng_state().tolist()
 from expresser.cli import main
+if sys.argv[2] == "here":
+    from expresser.repeating import running
+    running.run_again = lambda words, environment: main(words) or 0
 for line in sys.stdin.read().splitlines():
+    before = states()
     try:
         main(shlex.split(line))
+        moved = [name for name, old, new in zip(("numpy", "torch"), before, states()) if old != new]
+        assert not moved, f"the command has moved the global generator of {moved}"
     except BaseException:
         print("in:", line, file=sys.stderr)
         raise
@@ -59,12 +68,15 @@ for line in sys.stdin.read().splitlines():
 
 
 def run_in_a_process(
-    folder: Path, lines: Sequence[str], *, seed: int, environment: Mapping[str, str] | None = None
+    folder: Path, lines: Sequence[str], *, seed: int, here: bool = True, environment: Mapping[str, str] | None = None
 ) -> None:
-    """The commands, one after the other, in a process of their own with hashes and generators seeded by `seed`."""
+    """The commands, one after the other, in a process of their own with hashes and generators seeded by `seed`.
+
+    here: what `repeat` runs, it runs in that process too, sparing the seconds of imports.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(seed)],
+        [sys.executable, "-c", _CHILD, str(seed), "here" if here else ""],
         input="\n".join(lines),
         capture_output=True,
         text=True,

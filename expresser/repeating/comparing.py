@@ -113,7 +113,7 @@ def _values(old: Any, new: Any, where: str, renamed: dict[str, str]) -> Iterator
         for number, (one, other) in enumerate(zip(old, new)):
             yield from _values(one, other, f"{where}[{number}]", renamed)
     elif isinstance(old, str) and isinstance(new, str):
-        if _said(old, renamed) != new:
+        if new not in (old, _said(old, renamed)):
             yield f"{where} was {shortened(old)}, is {shortened(new)}"
     elif old != new and not (isinstance(old, float) and isinstance(new, float) and math.isnan(old) and math.isnan(new)):
         yield f"{where} was {shortened(old)}, is {shortened(new)}"
@@ -124,7 +124,8 @@ def _said(text: str, renamed: dict[str, str]) -> str:
     if not renamed:
         return text
     names = sorted(renamed, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, names)), lambda hit: renamed[hit[0]], text)
+    whole = rf"(?<![\w.-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
+    return re.sub(whole, lambda hit: renamed[hit[0]], text)
 
 
 def _tensors(before: Path, now: Path, renamed: dict[str, str]) -> Iterator[str]:
@@ -157,6 +158,20 @@ def _parquet(before: Path, now: Path, renamed: dict[str, str]) -> Iterator[str]:
     import pandas as pd
 
     yield from _frames("", pd.read_parquet(before), pd.read_parquet(now))
+
+
+def _table(before: Path, now: Path, renamed: dict[str, str]) -> Iterator[str]:
+    """Text for text, but for columns of times."""
+    import pandas as pd
+
+    old, new = (pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3) for path in (before, now))
+    kept = [column for column in old.columns if not _CIRCUMSTANCE.search(column)]
+    if list(old.columns) != list(new.columns):
+        yield f"columns are {shortened(', '.join(new.columns))}, were {shortened(', '.join(old.columns))}"
+    elif len(kept) == len(old.columns):
+        yield f"{before.stat().st_size:,} bytes, now {now.stat().st_size:,}, and not the same"
+    else:
+        yield from _frames("", old[kept], new[kept])
 
 
 def _frames(name: str, old: Any, new: Any) -> Iterator[str]:
@@ -202,4 +217,5 @@ _KINDS: dict[str, Callable[[Path, Path, dict[str, str]], Iterator[str]]] = {
     ".safetensors": _tensors,
     ".parquet": _parquet,
     ".h5ad": _anndata,
+    ".tsv": _table,
 }
