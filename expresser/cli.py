@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with _unwound_by_sigterm(), invoked(argv):
             known[argv[0]].load().run(argv[1:])
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:  # a loss that is no number says what to do, too
         if os.environ.get("EXPRESSER_DEBUG"):
             raise
         fail(str(error))

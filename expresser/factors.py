@@ -1,13 +1,20 @@
 """Gene embeddings without a network: principal axes of genes over cells. A baseline, and a place to start training from."""
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Num
 from scipy import sparse
 from sklearn.decomposition import PCA
 
 from expresser.errors import InputError
 
+_CONSTANT = 1e-6  # a spread below this share of the mean is rounding
 _LEAST_SD = 0.1  # a gene seen in a few cells would else be blown up to the weight of a marker
+
+
+def varies(values: Num[np.ndarray, "rows columns"] | sparse.spmatrix | sparse.sparray) -> bool:
+    """Whether any column has two values, beyond rounding: rows that are all alike have no principal components."""
+    spread = values.max(axis=0) - values.min(axis=0)
+    return bool((spread.toarray() if sparse.issparse(spread) else spread).max(initial=0) > 1e-12)
 
 
 def gene_factors(
@@ -28,7 +35,7 @@ def gene_factors(
     x.data = np.log1p(target_sum * x.data / np.repeat(total, np.diff(x.indptr)))
     mean = np.asarray(x.mean(0)).ravel()
     sd = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(0)).ravel() - mean**2, 0.0))
-    seen = np.flatnonzero(sd > 0)
+    seen = np.flatnonzero(sd > _CONSTANT * mean)
     scaled = sparse.csr_matrix(x[:, seen] @ sparse.diags(1 / np.maximum(sd[seen], _LEAST_SD)))
     k = min(d, scaled.shape[0] - 1, scaled.shape[1] - 1)
     table = np.zeros((counts.shape[1], d), dtype=np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 from expresser.atomic import flush, is_empty, sweep, write_text
 from expresser.errors import InputError
-from expresser.record import write_metrics
+from expresser.record import plain_json, write_metrics
 from expresser.run_files import read_log
 
 
@@ -24,7 +24,7 @@ class Log:
             self.entries = [line for line in read_log(path) if line.get(position, 0) <= keep_until]
         self._written = len(self.entries)  # a full disk may leave lines behind, to be written when there is room
         if active:
-            write_text(path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+            write_text(path, "".join(_line(entry) for entry in self.entries))
         self._size = path.stat().st_size if active else 0
 
     def write(self, entry: dict[str, Any]) -> str | None:
@@ -32,7 +32,7 @@ class Log:
         self.entries.append(entry)
         if not self.active:
             return None
-        waiting = "".join(json.dumps(one) + "\n" for one in self.entries[self._written :]).encode()
+        waiting = "".join(_line(one) for one in self.entries[self._written :]).encode()
         try:
             with self.path.open("r+b") as file:
                 file.truncate(self._size)  # part of a line that did not fit
@@ -51,6 +51,11 @@ class Log:
     def last(self, key: str) -> dict[str, float]:
         """The newest entry that has this key, or nothing."""
         return next((entry[key] for entry in reversed(self.entries) if key in entry), {})
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    """What is undefined is null: JSON has no NaN."""
+    return json.dumps(plain_json(entry), allow_nan=False) + "\n"
 
 
 def claim(

@@ -38,9 +38,14 @@ def _run(argv: Sequence[str]) -> None:
     valid, additive = metrics["valid"], metrics["additive"]
     print(
         f"validation MAE {valid['mae']:.4f} (gene + cell additive {additive['mae']:.4f}), "
-        f"r {valid['pearson']:.4f} ({additive['pearson']:.4f})\n"
+        f"r {_written(valid['pearson'])} ({_written(additive['pearson'])})\n"
         f"model: {given.out / 'model'}\nreport: {given.out / 'report.html'}"
     )
+
+
+def _written(r: float | None) -> str:
+    """A correlation; undefined (null where it was read) where nothing varies."""
+    return "undefined" if r is None or r != r else f"{r:.4f}"
 
 
 COMMAND = Command(

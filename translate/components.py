@@ -9,6 +9,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
 from expresser.errors import InputError
+from expresser.factors import varies
 from translate.study import Modality
 
 Values: TypeAlias = sparse.csr_matrix | Float32[np.ndarray, "cells _"]
@@ -39,7 +40,7 @@ class Components:
             raise InputError(
                 f"components of {values.shape[0]} cells x {values.shape[1]} features ({modality}): at least 2 x 2 are needed."
             )
-        if not (values.max(axis=0) != values.min(axis=0)).sum():
+        if not varies(values):
             raise InputError(
                 f"components of {values.shape[0]} cells x {values.shape[1]} features ({modality}): all cells have the same values, "
                 "and what does not vary has no components. Give cells that differ."

@@ -11,6 +11,7 @@ from jaxtyping import Int64, Shaped
 from scipy import sparse
 
 from expresser.errors import InputError
+from expresser.factors import varies
 from expresser.threads import kept_threads
 from translate.align import take_columns
 from translate.study import Modality, Study
@@ -201,7 +202,7 @@ def _leiden(study: Study, cells: Cells, resolution: float, seed: int) -> list[In
     counts = take_columns(rna.matrix, columns, study.rows["rna"][cells])
     counts = counts[:, counts.getnnz(axis=0) > 0]
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    if min(counts.shape) < 3 or not (counts.max(axis=0) != counts.min(axis=0)).sum():
+    if min(counts.shape) < 3 or not varies(counts):
         raise InputError(
             f"split: {counts.shape[0]:,} cells with {counts.shape[1]:,} expressed genes, or all alike, have no clusters. Use "
             "split_random or split_by_column (--split random, --split COLUMN)."

@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import sparse
 
+from expresser.errors import InputError
 from finetune.counts import TARGET_SUM, cells_of, log_normalise, pattern, slices, totals
 from finetune.imputation.completion import fit_additive, fit_theta, low_rank, neighbour_weights, nonzero_expectation
 
@@ -175,6 +176,9 @@ def smooth_knn(
     return value, share
 
 
+_MAGIC_CELLS = 10
+
+
 def smooth_magic(observed: Counts, wanted: Counts, *, reference: Counts | None = None, seed: int = 0) -> Smoothed:
     """MAGIC's diffused value at each entry of `wanted`, and the share of molecules diffused in the same way.
 
@@ -183,6 +187,11 @@ def smooth_magic(observed: Counts, wanted: Counts, *, reference: Counts | None =
     of all cells and genes is dense.
     """
     counts, first = _all_cells(observed, reference)
+    if counts.shape[0] < _MAGIC_CELLS:
+        raise InputError(
+            f"MAGIC draws a graph of each cell's 5 nearest, and there are {counts.shape[0]} cells; {_MAGIC_CELLS} are needed. Give "
+            "more cells, or choose --methods without it."
+        )
     x, depth = log_normalise(counts), totals(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its dependencies announce renamed functions; none of it is ours to mend

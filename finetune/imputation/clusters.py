@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from expresser.errors import InputError
+from expresser.factors import varies
 from expresser.metrics.clusters import communities, neighbour_graph
 from finetune.counts import choose_rows, log_normalise
 from finetune.imputation.baselines import Counts
@@ -107,10 +108,12 @@ def agreement(values: Values, types: np.ndarray, *, seed: int) -> dict[str, floa
     Of the clusterings over `RESOLUTIONS` the one counts whose number of clusters is nearest to the number of types (the
     coarser of two as near); agreement has no say in the choice. Cells are neighbours by 30 principal components.
     """
+    wanted, best, nearest = len(set(types)), np.zeros(len(types), dtype=np.int64), np.inf
     components = min(_COMPONENTS, min(values.shape) - 1)
+    if components < 1 or not varies(values):  # all alike: one cluster
+        return {"ari": float(adjusted_rand_score(types, best)), "nmi": 0.0, "clusters": 1.0}
     space = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(values)
     graph = neighbour_graph(space, _NEIGHBOURS)
-    wanted, best, nearest = len(set(types)), np.zeros(len(types), dtype=np.int64), np.inf
     for found in communities(graph, RESOLUTIONS, seed=seed):
         n = int(found.max()) + 1
         if abs(n - wanted) < nearest:

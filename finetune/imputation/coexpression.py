@@ -56,7 +56,8 @@ class CoexpressionCheck:
         changed[:, genes[shuffled]] = columns
         found = sparse.csr_matrix(changed.tocsr(), dtype=counts.dtype)
         found.eliminate_zeros()
-        return cls(found, genes, shuffled, seed)
+        # A cell of few genes may have lost them all to others: it has no total to be scaled by.
+        return cls(found[totals(found) > 0], genes, shuffled, seed)
 
     def about(self) -> Int64[np.ndarray, "4"]:
         """Cells; genes; of these shuffled; pairs of a shuffled gene with any other of the genes."""

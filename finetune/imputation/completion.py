@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import randomized_svd
 
+from expresser.factors import varies
 from finetune.counts import TARGET_SUM, cells_of, pattern, slices
 
 _THETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
@@ -110,11 +111,11 @@ def neighbour_weights(
     """Cells `first`, … against all cells: cosine of principal components, of the nearest, never of the cell itself.
 
     Components are those of x, centred, with zeros for what is not stored. Negative cosines count as zero. All pairs are
-    compared, 1,024 cells at a time.
+    compared, 1,024 cells at a time. Cells that are all alike have no neighbours.
     """
     n = x.shape[0]
     components, neighbours = min(components, min(x.shape) - 1), min(neighbours, n - 1)
-    if components < 1 or neighbours < 1:
+    if components < 1 or neighbours < 1 or not varies(x):
         return sparse.csr_matrix((n - first, n))
     space = PCA(components, svd_solver="arpack", random_state=seed).fit_transform(x)
     length = np.linalg.norm(space, axis=1, keepdims=True)
