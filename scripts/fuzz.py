@@ -89,13 +89,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             line = Path(folder) / "line.json"
             # Forked: imports, and the checks of types compiled into them, take ten seconds.
-            child = multiprocessing.get_context("fork").Process(
-                target=one, args=(laws[name], given.cases, given.seed, given.plain, line)
-            )
+            context = multiprocessing.get_context("fork")
+            laws[name].watch = context.Array("q", 2)
+            child = context.Process(target=one, args=(laws[name], given.cases, given.seed, given.plain, line))
             child.start()
             child.join()
-            said = line.with_suffix(".txt").read_text()[-3000:] if line.with_suffix(".txt").is_file() else ""
-            crashed = {"tried": 0, "read": 0, "broke": f"exit {child.exitcode}: {said}"}
+            said = line.with_suffix(".txt").read_text()[:3000] if line.with_suffix(".txt").is_file() else ""
+            tried, read = laws[name].watch
+            crashed = {"tried": tried, "read": read, "broke": f"exit {child.exitcode} after {tried} inputs: {said}"}
             found[name] = json.loads(line.read_text()) if line.is_file() else crashed
         held = found[name]
         print(

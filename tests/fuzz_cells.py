@@ -137,7 +137,7 @@ def loom(folder: Path, cells: Cells, rows: int) -> bool:
 
 
 # A name in a tab-separated file has no tab and no end of line, and is not of blanks alone.
-_one_line = some.stored_names.filter(lambda name: name.strip() != "" and not set("\t\n\r") & set(name))
+_one_line = some.stored_names.filter(lambda name: name.strip() != "" and not set("\t\n\r\ufeff") & set(name))
 
 
 @st.composite

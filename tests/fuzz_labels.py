@@ -242,5 +242,5 @@ def string(folder: Path, text: str, aliases: str, head: str, vocab: Any, negativ
         _pairs_add_up(labels)
         rows = [line.split(separator) for line in whole.replace("\r\n", "\n").split("\n")[1:] if line.strip()]
         assert labels.account["pairs_read"] == len(rows)
-        assert labels.account["positives_read"] == sum(int(row[2]) > 200 for row in rows)
+        assert labels.account["positives_read"] == sum(float(row[2]) > 200 for row in rows)
     return not refused

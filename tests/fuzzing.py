@@ -44,6 +44,7 @@ class Target:
     quiet: bool = False  # warnings of libraries over damaged files are no fault
     plain: Callable[[random.Random], dict[str, Any]] | None = None  # draws too: no search and no making small, but fast
     tally: Tally = field(default_factory=Tally)
+    watch: Any = None  # an array of two shared with the parent process, which reads the tally of a child that crashed
 
     def run(self, cases: int, seed: int | None = None) -> Tally:
         """The law over so many inputs; the first that breaks it is made small and raised."""
@@ -85,6 +86,8 @@ class Target:
         with warnings.catch_warnings(), _in_time(SECONDS):
             warnings.simplefilter("ignore" if self.quiet else "error")
             self.tally.read += self.law(work, **drawn)
+        if self.watch is not None:
+            self.watch[:] = [self.tally.tried, self.tally.read]
         if self.tally.tried % 2000 == 0:
             gc.collect()
 

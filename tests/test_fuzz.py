@@ -221,7 +221,7 @@ def test_a_recipe_that_no_run_can_have_is_refused_by_its_option(part, name, valu
         recipe.check()
 
 
-@pytest.mark.parametrize("value", ["TP53", [], True, 10**305, {"a": 1}])
+@pytest.mark.parametrize("value", ["TP53", [], True, {"a": 1}])
 def test_a_run_with_a_score_that_is_no_number_is_left_out_of_the_report_of_others(tmp_path, value):
     for kind, files in (("sound", fuzz_settings.RUNS["imputation"]), ("changed", fuzz_settings.RUNS["imputation"])):
         metrics = json.loads(json.dumps(files["metrics.json"]))

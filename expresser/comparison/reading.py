@@ -9,6 +9,7 @@ from expresser.comparison.reading_cells import read_embedder, read_translator
 from expresser.comparison.reading_pretraining import read_pretraining
 from expresser.comparison.reading_tasks import read_annotation, read_genes, read_imputation
 from expresser.comparison.run import NotComparable, Run
+from expresser.comparison.scores import KEYS
 from expresser.errors import InputError
 from expresser.foreign import shortened
 from expresser.run_files import read_mapping
@@ -113,7 +114,8 @@ def _proven(run: Run) -> Run:
     """The run, where its numbers are numbers and its facts can be compared: one damaged file must not stop the page of all others."""
     for scores in run.scores:
         for of in (*scores.own.values(), *scores.others.values()):
-            _numbers({column.name: of.get(column.key) for column in scores.columns})
+            # All that are scores in any table: what one run has as a text, another of its group may have as a number.
+            _numbers({key: value for key, value in of.items() if key in KEYS})
     _numbers(run.facts)
     _numbers({"seed": run.seed})
     for name, fact in {**run.data, **run.judged}.items():

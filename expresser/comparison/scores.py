@@ -112,6 +112,20 @@ IMPUTATION: Mapping[str, tuple[Score, ...]] = {
         Score("pearson_gene", "r by gene"),
     ),
 }
+# Of all tables: what is a number in every run that has it.
+KEYS = frozenset(
+    score.key
+    for table in (
+        HELD_OUT,
+        ALIGNMENT,
+        EMBEDDING,
+        ANNOTATION,
+        *TRANSLATION.values(),
+        *GENES.values(),
+        *IMPUTATION.values(),
+    )
+    for score in table
+)
 
 
 def known(columns: Iterable[Score], of: Mapping[str, Mapping[str, Any]]) -> tuple[Score, ...]:

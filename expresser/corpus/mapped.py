@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import unwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ class AddressView:
     Rows must exist and record batches be valid and not empty: the caller sees to it. Genes and counts share their offsets.
     """
 
-    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
-        self._batches = batches  # own the mappings
+    def __init__(self, batches: Sequence[pa.RecordBatch], where: Path) -> None:
+        self._batches, self._where = batches, where  # batches own the mappings; where is for messages
         self._first_row = np.cumsum([0, *(len(batch) for batch in batches)])
         self._n_entries = np.array([len(batch.column("genes").values) for batch in batches], np.int64)
         columns = {name: [batch.column(name) for batch in batches] for name in batches[0].schema.names}
@@ -64,7 +65,7 @@ class AddressView:
         start, stop = self._offsets.memory[at].astype(np.int64), self._offsets.memory[at + 1].astype(np.int64)
         if ((start < 0) | (start > stop) | (stop > self._n_entries[batch])).any():
             raise InputError(
-                f"rows {rows.tolist()[:10]} … of the corpus are damaged: a cell's entries lie outside its record batch. "
+                f"{self._where}: rows {rows.tolist()[:10]} … are damaged: a cell's entries lie outside its record batch. "
                 "`expresser corpus verify` names the file: copy it again, or build the corpus again."
             )
         return batch, place, start, stop - start

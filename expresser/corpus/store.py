@@ -43,7 +43,7 @@ class Corpus:
         self.n_cells: int = manifest["cells"]
         self.corpus_id: str = manifest["corpus_id"]
         self._batches = batches
-        self._view = AddressView(batches)
+        self._view = AddressView(batches, path)
         self._columns_announced = False
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -103,7 +103,7 @@ def _stream(
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     passed = 0
     delimiter = next((mark for mark in "\t," if mark in first), " ")
-    kinds: dict[Any, Any] = {_PROTEINS[0]: str, _PROTEINS[1]: str, channel: np.int64}
+    kinds: dict[Any, Any] = {_PROTEINS[0]: str, _PROTEINS[1]: str, channel: np.float64}
     with open_text(path) as lines:
         try:
             chunks = pd.read_csv(
@@ -117,10 +117,10 @@ def _stream(
             )
             for chunk in chunks:
                 score = chunk[channel].to_numpy()
-                if score.min(initial=0) < 0 or score.max(initial=0) > 1000:
+                if not ((score >= 0) & (score <= 1000) & (score == np.floor(score))).all():
                     raise InputError(
-                        f"{path}: {channel} goes from {score.min()} to {score.max()}; scores of STRING go from 0 to "
-                        "1,000. Give the file as STRING publishes it."
+                        f"{path}: {channel} goes from {score.min():g} to {score.max():g}; scores of STRING are whole and go from 0 "
+                        "to 1,000. Give the file as STRING publishes it."
                     )
                 kept = slice(None) if every else score > 0
                 ends = [_places(chunk.loc[:, column].to_numpy()[kept], places) for column in _PROTEINS]
