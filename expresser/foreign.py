@@ -89,7 +89,7 @@ def parse_json(text: bytes, where: str, *, numbers: bool = True) -> Any:
         If it is no JSON, has a key twice (readers differ in which they take), more than `VALUES` values or `DEPTH` levels, or a
         whole number of more than 64 digits.
     """
-    if (values := sum(map(text.count, (b",", b"[", b"{")))) > VALUES:
+    if (values := values_in(text)) > VALUES:
         raise InputError(
             f"{where}: holds some {values:,} values, at most {VALUES:,} are read. It is not a file of this program."
         )
@@ -108,6 +108,11 @@ def parse_json(text: bytes, where: str, *, numbers: bool = True) -> Any:
         raise InputError(f"{where}: not readable as JSON ({error}): cut short or altered. Copy it again.") from error
     _prove_depth(found, where)
     return found
+
+
+def values_in(text: bytes) -> int:
+    """At most so many values does a JSON text hold: what can begin one is counted, in words too."""
+    return sum(map(text.count, (b",", b"[", b"{")))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from expresser import foreign
 from expresser.errors import InputError
 
+_LINES = 1_000_000  # of a log
 _PROVENANCE = re.compile(r'href="data:application/json;base64,([A-Za-z0-9+/=]+)"')
 
 
@@ -26,14 +27,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     text = foreign.file_in(path.parent, path.name, most=foreign.LARGE).read_bytes()
-    whole = text[: text.rfind(b"\n") + 1].strip()
-    lines = [line for line in whole.split(b"\n") if line.strip()] if whole else []
-    # As one list, so that its bounds are those of the log.
-    found = foreign.parse_json(b"[" + b",".join(lines) + b"]", str(path))
-    if len(found) != len(lines):
-        raise InputError(f"{path}: a line is not one JSON value. Copy the run again.")
-    if strange := [line for line in found if not isinstance(line, dict)]:
-        raise InputError(f"{path}: a line holds a {type(strange[0]).__name__}, not a mapping as a run logs it.")
+    if text.count(b"\n") > _LINES or foreign.values_in(text) > foreign.VALUES:
+        raise InputError(
+            f"{path}: holds more than {_LINES:,} lines or {foreign.VALUES:,} values. It is no log of a run."
+        )
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split(b"\n")[:-1], start=1):
+        if not line.strip():
+            continue
+        entry = foreign.parse_json(line, f"{path}: line {number}")
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: line {number} holds a {type(entry).__name__}, not a mapping as a run logs it.")
+        found.append(entry)
     return found
 
 

@@ -20,7 +20,7 @@ from expresser.atomic import replaced
 from expresser.corpus.mirror import Counter, fetch_file, fetch_manifest, parse_manifest
 from expresser.corpus.obs import read_obs
 from expresser.corpus.places import Place, open_place
-from expresser.corpus.shards import CountBatch, concatenate, from_arrow
+from expresser.corpus.shards import CountBatch, concatenate, from_arrow, prove_plain
 from expresser.corpus.staging import bytes_text
 from expresser.errors import InputError
 from expresser.genes import GeneVocab
@@ -172,7 +172,14 @@ class RemoteCorpus:
             entry = self._shards[number]
             with self._lock, pa.memory_map(str(self._fetch(number, Counter(entry["bytes"], None)))) as file:
                 # Mapped pages stay readable after the file is evicted; its disk space is free when the map is let go.
-                self._tables[number] = pa.ipc.open_stream(file).read_all()
+                try:
+                    prove_plain(file.read_buffer())
+                    file.seek(0)
+                    self._tables[number] = pa.ipc.open_stream(file).read_all()
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    raise InputError(
+                        f"{self.place.url}/{entry['file']}: not readable as an Arrow stream ({error}). It was pushed so, or altered."
+                    ) from error
             while len(self._tables) > _OPEN:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(number)

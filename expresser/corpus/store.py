@@ -16,7 +16,7 @@ from expresser.corpus.manifest import features_of, read_manifest
 from expresser.corpus.mapped import AddressView
 from expresser.corpus.obs import read_obs
 from expresser.corpus.readahead import read_at_random, will_need
-from expresser.corpus.shards import CountBatch, schema
+from expresser.corpus.shards import CountBatch, prove_plain, schema
 from expresser.corpus.source import Features
 from expresser.errors import InputError
 from expresser.foreign import LARGE, file_in
@@ -64,7 +64,7 @@ class Corpus:
         features = features_of(manifest)
         kind = RegionVocab if features == "regions" else GeneVocab
         vocab = kind.load(file_in(folder, manifest["genes"]["file"], most=LARGE), most=manifest["genes"]["n"])
-        if vocab.sha256 != manifest["genes"]["vocab_sha256"]:
+        if (vocab.sha256, len(vocab)) != (manifest["genes"]["vocab_sha256"], manifest["genes"]["n"]):
             raise InputError(
                 f"{folder / manifest['genes']['file']}: not the vocabulary this corpus was built with (sha256 "
                 f"{vocab.sha256[:12]}…, the manifest has {manifest['genes']['vocab_sha256'][:12]}…). "
@@ -224,6 +224,7 @@ def _map_shard(folder: Path, manifest: dict[str, Any], entry: dict[str, Any], *,
         wanted = schema(manifest["dtypes"]["genes"], manifest["dtypes"]["counts"])
         if not stream.schema.equals(wanted):
             raise ValueError(f"columns of {stream.schema.types}, the manifest says {wanted.types}")
+        prove_plain(pa.py_buffer(mapping))
         batches = list(_sound(stream))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(

@@ -16,10 +16,11 @@ from jaxtyping import Bool
 from expresser.corpus.history import leftovers
 from expresser.corpus.labels import labels_sha256, read_labels
 from expresser.corpus.manifest import features_of, read_manifest
-from expresser.corpus.shards import ContentDigest, CountBatch, from_arrow
+from expresser.corpus.shards import ContentDigest, CountBatch, from_arrow, prove_plain
 from expresser.corpus.source import Features
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
+from expresser.foreign import file_in
 from expresser.genes import GeneVocab
 from expresser.region_vocab import RegionVocab
 
@@ -107,8 +108,9 @@ class _Bytes:
 
 def _check_file(folder: Path, entry: dict[str, Any], told: _Bytes) -> Fault | None:
     path, name = folder / entry["file"], entry["file"]
-    if not path.is_file():
+    if not path.exists():
         return Fault(name, "missing")
+    file_in(folder, name)
     if (size := path.stat().st_size) != entry["bytes"]:
         return Fault(name, f"{size:,} bytes, the manifest says {entry['bytes']:,}: the file was cut short or altered")
     digest = hashlib.sha256()
@@ -159,6 +161,8 @@ def _check_shard(path: Path, entry: dict[str, Any], manifest: dict[str, Any], di
     features = features_of(manifest)
     try:
         with pa.memory_map(str(path)) as file:
+            prove_plain(file.read_buffer())
+            file.seek(0)
             for record in pa.ipc.open_stream(file):
                 record.validate(full=True)  # an offset that leads nowhere would end the process
                 table = pa.Table.from_batches([record])
@@ -177,7 +181,7 @@ def _check_shard(path: Path, entry: dict[str, Any], manifest: dict[str, Any], di
                         yield Fault(path.name, f"row {rows + at:,} (cell id {batch.cell_id[at]}): {law}")
                 digest.update(batch)
                 rows, nnz = rows + len(batch), nnz + len(batch.genes)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield Fault(path.name, f"not readable as an Arrow stream ({error})")
         return
     if (rows, nnz) != (entry["rows"], entry["nnz"]):
