@@ -30,7 +30,8 @@ def content_sha256(path: Path) -> str:
         raise InputError(f"{path}: there is no such file or folder.")
     if (found := _corpus_id(path)) is not None:
         return found
-    root, about = path, ()
+    root = path
+    about: tuple[str, ...] = ()
     if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
         root = path / "model"
     if (root / "config.json").is_file():
