@@ -84,7 +84,7 @@ def peaks_in_columns(folder: Path, chroms: list[Any], start: list[Any], width: A
     for values, kind in zip((start, end), kinds):
         try:
             columns.append(pd.Series(values, dtype=kind))
-        except (ValueError, TypeError, OverflowError):  # no column holds these values so
+        except (ValueError, TypeError, OverflowError, RuntimeWarning):  # no column holds these values so
             columns.append(pd.Series(values, dtype=object))
     var = pd.concat([pd.Series(chroms, dtype=object), *columns], axis=1, keys=list(spelled))
     var.index = pd.Index(["a", "b", "c"])
@@ -130,7 +130,8 @@ def bed(folder: Path, text: str, packed: bool, head: str) -> bool:
     rows = []
     for line in _lines_of(text):
         parts = line.split("\t") if "\t" in line else line.split()
-        if line.strip() and not line.startswith(("#", "track", "browser")):
+        names_columns = not rows and "start" in line.lower() and not any(c.isdigit() for c in "".join(parts[1:3]))
+        if line.strip() and not line.startswith(("#", "track", "browser")) and not names_columns:
             rows.append((parts[0], int(parts[1]), int(parts[2])))
     assert rows_of(found) == list(dict.fromkeys(by_ucsc(rows)))
     return True

@@ -303,10 +303,14 @@ def runs_for_a_report(folder: Path, changed: dict[str, Any]) -> bool:
 def _sound_manifest() -> dict[str, Any]:
     file = {"file": "a", "bytes": 1, "sha256": "f"}
     found: dict[str, Any] = {"format": "expresser-corpus", "format_version": 1, "cells": 1, "nnz": 1, "content": "x"}
-    found |= {"build": {"layer": None, "obs_columns": []}, "dtypes": {}, "versions": {"expresser": "0"}}
-    found |= {"genes": {**file, "n": 1, "vocab_sha256": "v"}, "obs": {**file, "columns": ["t"]}}
     found |= {
-        "shards": [{**file, "rows": 1, "nnz": 1}],
+        "build": {"layer": None, "obs_columns": []},
+        "dtypes": {"genes": "uint16", "counts": "uint16", "cell_id": "uint32", "source": "uint16", "total": "uint32"},
+        "versions": {"expresser": "0"},
+    }
+    found |= {"genes": {**file, "n": 1, "vocab_sha256": "v"}, "obs": {**file, "file": "b", "columns": ["t"]}}
+    found |= {
+        "shards": [{**file, "file": "c", "rows": 1, "nnz": 1}],
         "sources": [{"name": "s", "sha256": "f", "cells": 1, "nnz": 1}],
     }
     return found | {"corpus_id": corpus_id(found)}
