@@ -430,8 +430,9 @@ def test_names_of_inputs_that_lie_elsewhere_are_no_difference(tmp_path):
     assert len(differences(old, new, {"runs/a": "/x/a"})) == 1
     # What is called like an input by chance has kept its name.
     assert differences(old, old, {"runs/a": "/x/a"}) == []
-    new.write_text('{"model": "runs/a", "of": "/x/a/b and runs/ab"}')
-    assert differences(old, new, {"runs/a": "/x/a"}) == ["of was 'runs/a/b and runs/ab', is '/x/a/b and runs/ab'"]
+    # A longer name that begins like it is another one.
+    new.write_text('{"model": "/x/a", "of": "/x/a/b and /x/ab"}')
+    assert differences(old, new, {"runs/a": "/x/a"}) == ["of was 'runs/a/b and runs/ab', is '/x/a/b and /x/ab'"]
 
 
 # Every family, by the command line itself
