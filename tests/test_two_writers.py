@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -157,6 +157,63 @@ def test_what_a_writer_calls_may_hold_it_again_and_another_thread_may_not(tmp_pa
                 pass
 
         other.submit(hold).result()
+
+
+def test_what_a_killed_holder_forked_holds_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+
+    def hold() -> None:
+        with one_writer(tmp_path / "out"):
+            worker = os.fork()
+            if worker == 0:
+                time.sleep(600)
+            os.write(writing, worker.to_bytes(8, "little"))
+            time.sleep(600)
+
+    holder = forked(hold, root=tmp_path)
+    worker = int.from_bytes(os.read(reading, 8), "little")
+    try:
+        os.kill(holder, signal.SIGKILL)
+        wait(holder)
+        with one_writer(tmp_path / "out"):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(reading), os.close(writing)
+
+
+def test_a_forked_process_that_leaves_the_block_leaves_the_lock(tmp_path: Path) -> None:
+    child = None
+    with suppress(ZeroDivisionError), one_writer(tmp_path / "out"):
+        child = os.fork()
+        if child == 0:
+            raise ZeroDivisionError
+        assert wait(child) == 0
+        assert (tmp_path / ".out.lock").is_file()
+    if child == 0:
+        os._exit(0)
+
+
+def test_what_is_no_lock_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link under the lock's name, which may lead to anything, or a file that somebody wrote."""
+    kept = tmp_path / "kept"
+    kept.write_text("a year of bench work")
+    (tmp_path / ".linked.lock").symlink_to(kept)
+    (tmp_path / ".written.lock").write_text("mine")
+    for name in ("linked", "written"):
+        (tmp_path / name).write_text("old")
+        with one_writer(tmp_path / name):
+            pass
+        assert f"{tmp_path / name}: cannot be locked" in caplog.text
+    assert kept.read_text() == "a year of bench work"
+    assert (tmp_path / ".linked.lock").is_symlink()
+    assert (tmp_path / ".written.lock").read_text() == "mine"
+
+
+def test_an_output_of_the_longest_name_is_held(tmp_path: Path) -> None:
+    out = tmp_path / ("n" * 255)
+    with held(out), pytest.raises(InputError, match="is at work on it"), one_writer(out):
+        pass
 
 
 def test_a_link_and_its_folder_are_one_output(tmp_path: Path) -> None:
