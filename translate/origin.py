@@ -80,13 +80,17 @@ class Origin:
         read: dict[str, Any] = dict(plain.get("read", {}))
         if not read or set(read) - known:
             raise InputError("the run does not say which files it was made from")
-        for path, digest in plain["sha256"].items():
-            if not Path(path).exists():
+        # The record may be a stranger's: nothing is read whose content it does not name, and no pipe or device at all.
+        for path, digest in dict(plain.get("sha256") or {}).items():
+            if not (Path(path).is_file() or Path(path).is_dir()):
                 raise InputError(f"{path} is no longer there")
             if content_hash(Path(path)) != digest:
                 raise InputError(f"{path} has changed since")
         read |= {key: tuple(value) for key, value in read.items() if isinstance(value, list)}
-        return cls(**read)
+        found = cls(**read)
+        if unnamed := [path for path in found.paths if str(path.absolute()) not in (plain.get("sha256") or {})]:
+            raise InputError(f"the run does not say what {unnamed[0]} held")
+        return found
 
 
 def layers(given: str | None) -> str | dict[Modality, str] | None:

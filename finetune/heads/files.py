@@ -134,10 +134,13 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _linear(content: bytes, path: Path) -> Linear:
     try:
         arrays = safetensors.numpy.load(content)
-        linear = Linear(**arrays)
     except (SafetensorError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the weights of a linear head ({error}). Copy the folder again.") from error
-    features, outputs = linear.mean.size, linear.intercept.size
+    if set(arrays) != {"coef", "intercept", "mean", "scale"}:
+        raise InputError(
+            f"{path}: not the weights of a linear head (it holds {shortened(sorted(arrays))}). Copy the folder again."
+        )
+    features, outputs = arrays["mean"].size, arrays["intercept"].size
     wanted = {"coef": (features, outputs), "intercept": (outputs,), "mean": (features,), "scale": (features,)}
     for name, shape in wanted.items():
         values = arrays[name]
@@ -147,9 +150,9 @@ def _linear(content: bytes, path: Path) -> Linear:
             )
         if not np.isfinite(values).all():
             raise InputError(f"{path}: {name} holds numbers that are not finite. Fit the head again.")
-    if not linear.scale.all():
+    if not arrays["scale"].all():
         raise InputError(f"{path}: scale holds a zero, by which features cannot be divided. Fit the head again.")
-    return linear
+    return Linear(**arrays)
 
 
 def _trees(content: bytes, path: Path, about: dict[str, Any]) -> Trees:
