@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _unwound_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: what is half-written goes, what can be gone on with stays. A second one ends it at once."""
+    """SIGTERM ends a command as Ctrl-C does: what is half-written goes, what can be gone on with stays. A second ends it at once."""
     mine = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:

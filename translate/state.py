@@ -72,10 +72,16 @@ def load_state(folder: Path) -> Saved | None:
     sweep(folder.parent, folder.name)  # left by a fit that was killed while it saved
     if not (folder / "counters.json").is_file():
         return None
+    try:
+        return _read(folder)
+    except InputError as error:
+        raise InputError(f"{folder}: the saved state is damaged ({error}) Remove it to start afresh.") from error
+
+
+def _read(folder: Path) -> Saved:
     counters = read_mapping(folder / "counters.json")
-    lacking = [key for key in _COUNTERS if counters.get(key) is None]
-    if lacking:
-        raise InputError(f"{folder}: the saved state is damaged (no {lacking[0]}). Remove it to start afresh.")
+    if lacking := [key for key in _COUNTERS if counters.get(key) is None]:
+        raise InputError(f"{folder / 'counters.json'}: no {lacking[0]}.")
     prove_types(counters, _COUNTERS, str(folder / "counters.json"))
     best, mean = (
         read_tensors(path, finite=False) if path.is_file() else None

@@ -24,7 +24,7 @@ def settled(content: bytes) -> bytes:
         schema = _ID.sub(renumbered, old.read(_SCHEMA))
         held = {_SCHEMA: schema}
         for name in old.namelist():
-            stem, dot, kind = name.partition(".")
+            stem, _, kind = name.partition(".")
             if name != _SCHEMA:
                 held[f"{number(stem.encode())}.npy" if stem.isdigit() and kind == "npy" else name] = old.read(name)
         for name in sorted(held):
