@@ -29,19 +29,22 @@ from expresser.corpus.blocks import csr_blocks
 from expresser.corpus.build import build_corpus
 from expresser.corpus.store import Corpus
 from expresser.errors import InputError
+from expresser.regions import Regions
 from tests.translate_toys import ATAC, RNA, toy_anndata, toy_fit, toy_study
-from translate import align, large, peaks, reading, stored
+from translate import align, asking, large, peaks, reading, stored
 from translate.align import take_columns
 from translate.data import read_study
 from translate.feed import Feed
 from translate.fitting import fingerprint
 from translate.held import Held
 from translate.large import Growing, by_rows, most, stacked, take_rows
+from translate.liftover import LiftReport
 from translate.opening import is_self_contained
 from translate.peaks import binarise
 from translate.preprocess import AtacInput, RnaInput
 from translate.splits import Split, split_random, thinned_split
-from translate.stored import LargeMatrix
+from translate.stored import LargeMatrix, StoredBlocks
+from translate.study import Measured
 from translate.translator import Translator
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_load.py"
@@ -198,6 +201,30 @@ def test_what_is_open_in_cells_is_read_without_their_counts() -> None:
     assert np.array_equal(found, taken.indices)
 
 
+def test_peaks_that_are_lifted_onto_one_place_are_open_alike_in_memory_and_in_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n = 24
+    onto = np.random.default_rng(1).permutation(n) // 2 * 1_000
+    places = Regions.of(np.full(n, "chr1", dtype=object), onto, onto + 500)
+    before = Regions.of(np.full(n, "chr1", dtype=object), np.arange(n) * 2_000, np.arange(n) * 2_000 + 500)
+    matrix = counts(30, n)
+    obs = pd.DataFrame(index=[f"cell{i}" for i in range(30)])
+    measured = Measured(matrix, before.to_frame(), obs, "file")
+    report = LiftReport(n, n, 0, 0, 0, 0, 0)
+    monkeypatch.setattr(asking, "lift", lambda *_: (places, np.arange(n), report))
+    with in_files(10):
+        found = asking.lifted(measured, "chain")[0]
+        blocks = StoredBlocks(LargeMatrix(found.matrix), sparse.identity(n // 2, np.float32, "csr"), [0, n // 2])
+        opened = blocks.opened(np.arange(30))
+    expected = np.zeros((30, n // 2))
+    order = {name: i for i, name in enumerate(found.var.index)}
+    for i, name in enumerate(places.names()):
+        expected[:, order[name]] += matrix.toarray()[:, i]
+    assert np.array_equal(opened, (expected > 0).sum(axis=0))
+    assert np.array_equal(found.matrix.toarray(), expected)
+
+
 def test_a_full_disk_is_told_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -212,9 +239,10 @@ def test_the_limit_of_a_matrix_is_a_number_of_gigabytes_or_a_share_of_the_memory
 ) -> None:
     monkeypatch.delenv(large.VARIABLE, raising=False)
     assert 2**20 < most() < 2**40
-    monkeypatch.setenv(large.VARIABLE, "much")
-    with pytest.raises(InputError, match="'much'; it is a number of gigabytes"):
-        most()
+    for no_number in ("much", "nan", "inf", "-1"):
+        monkeypatch.setenv(large.VARIABLE, no_number)
+        with pytest.raises(InputError, match=f"'{no_number}'; it is a number of gigabytes"):
+            most()
 
 
 def test_a_block_of_rows_has_no_more_entries_than_fit_whatever_rows_were_asked_for(

@@ -25,7 +25,11 @@ def lifted(measured: Measured, chain: str) -> tuple[Measured, LiftReport]:
     if regions.duplicated().any():
         code = pd.factorize(regions.names())[0]
         onto = sparse.csr_matrix((np.ones(len(code), np.float32), (np.arange(len(code)), code)))
-        matrix = by_rows(matrix, lambda rows: sparse.csr_matrix(rows @ onto))
+
+        def added_up(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+            return sparse.csr_matrix(rows @ onto).sorted_indices()
+
+        matrix = by_rows(matrix, added_up)
         regions = regions.take(np.unique(code, return_index=True)[1])
     return replace(measured, matrix=matrix, var=regions.to_frame()), report
 

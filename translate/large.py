@@ -29,9 +29,12 @@ def most() -> int:
     if (said := os.environ.get(VARIABLE)) is None:
         return _memory() // _SHARE
     try:
-        return int(float(said) * 1e9)
+        found = int(float(said) * 1e9)
     except (ValueError, OverflowError):
-        raise InputError(f"{VARIABLE} is {said!r}; it is a number of gigabytes, such as 2 or 0.5.") from None
+        found = -1
+    if found < 0:
+        raise InputError(f"{VARIABLE} is {said!r}; it is a number of gigabytes, such as 2 or 0.5.")
+    return found
 
 
 def is_large(matrix: sparse.csr_matrix) -> bool:

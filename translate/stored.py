@@ -38,9 +38,16 @@ class OpenFeatures(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LargeMatrix:
-    """A matrix without stored zeros, its indices sorted, whose entries may lie in files (`translate.large`): seen as what is open."""
+    """A matrix without stored zeros whose entries may lie in files (`translate.large`): seen as what is open.
+
+    Raises ValueError where its indices are not sorted.
+    """
 
     matrix: sparse.csr_matrix
+
+    def __post_init__(self) -> None:
+        if not self.matrix.has_sorted_indices:  # what is open would be passed over without a word
+            raise ValueError("a matrix without sorted indices")
 
     @property
     def shape(self) -> tuple[int, int]:
