@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from expresser.atomic import is_empty
 from expresser.cli import Command
 from expresser.errors import InputError
 from expresser.progress import progress_bar
@@ -56,7 +57,7 @@ def repeat_command(
     target = _target(recorded, line.out) if out is None else out
     if Path(line.out).suffix == ".h5ad" and target.suffix != ".h5ad":
         raise InputError(f"{target}: the command writes an .h5ad file; name it so.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and (not target.is_dir() or not is_empty(target)):
         raise InputError(f"{target}: exists. Choose a new place for --out.")
     if check and recorded.result.is_dir() and not _has_results(recorded.result):
         raise InputError(f"{run}: --check compares with what the run left, but there is nothing beside its record.")

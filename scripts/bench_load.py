@@ -6,7 +6,8 @@ Builds a corpus of the ATAC, fits a translator to RNA and ATAC, predicts each fr
 the model, and appends a JSON line for each step: wall and CPU seconds, bytes written, the peak of anonymous memory of the largest
 process and of all together (sampled), and the peak resident memory of the largest process, which counts mapped files as far as
 the page cache holds them. The bound is enforced: no process is given more memory of its own than --memory-gb (RLIMIT_DATA, Linux),
-so that a step which needs more fails, and its line says so. Temporary files lie in --folder. Steps that are done are not repeated.
+so that a step which needs more fails, and its line says so. Temporary files lie in --folder, which is a new one, or one that was
+kept, as it is deleted at the end. Steps that are done are not repeated.
 """
 
 import argparse
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _lines import finished, write
 from _load_files import write_files
 
+MARK = ".bench_load"  # in a folder that this script made, and may delete
 LIST = ("files", "build", "fit", "atac_to_rna", "rna_to_atac", "embed", "evaluate")
 
 
@@ -133,6 +135,9 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     options.folder = options.folder.absolute()
+    if any(options.folder.iterdir()) and not (options.folder / MARK).exists():
+        parser.error(f"--folder {options.folder}: holds other files, and is deleted at the end. Name a new folder.")
+    (options.folder / MARK).touch()
     done = finished(options.out)
     failed = False
     of = {"cells": options.cells, "peaks": options.peaks, "genes": options.genes}

@@ -359,6 +359,26 @@ def test_a_model_of_all_chromosomes_of_a_genome_is_loaded_again(tmp_path: Path) 
     assert all(torch.equal(again[name], value) for name, value in fitted.system.state_dict().items())
 
 
+def test_the_benchmark_deletes_no_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "work.h5ad").write_text("a year of bench work")
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--folder",
+        str(tmp_path),
+        "--cells",
+        "64",
+        "--peaks",
+        "60",
+        "--genes",
+        "30",
+    ]
+    done = subprocess.run([*command, "--a-cell", "9", "9", "--steps", "files"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds other files" in done.stderr
+    assert (tmp_path / "work.h5ad").read_text() == "a year of bench work"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the bound is a limit that Linux keeps to")
 def test_every_step_of_the_command_line_keeps_to_a_bound_that_one_dense_matrix_breaks(tmp_path: Path) -> None:

@@ -271,6 +271,27 @@ def test_a_folder_that_nothing_can_be_written_beside_is_locked_inside(tmp_path: 
     assert list(out.iterdir()) == []
 
 
+def test_a_fit_into_an_empty_mount_point_is_not_taken_for_one_begun_before(tmp_path: Path) -> None:
+    from tests.translate_toys import toy_fit
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / ".out.lock").mkdir()
+    toy_fit("babel", out)
+    assert (out / "fit.json").is_file()
+
+
+def test_an_empty_mount_point_is_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / ".out.lock").mkdir()
+    with pytest.raises(SystemExit):
+        cli.main(
+            ["translate", "evaluate", str(tmp_path / "none"), "--rna", "a.h5ad", "--atac", "b.h5ad", "--out", str(out)]
+        )
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
 def test_no_output_no_lock(tmp_path: Path) -> None:
     @one_writer_of_out
     def work(x: int, *, out: Path | None = None) -> int:

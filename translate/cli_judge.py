@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from expresser.atomic import is_empty
 from expresser.errors import InputError
 from expresser.one_writer import one_writer_of_out
 from expresser.progress import progress_bar
@@ -85,7 +86,7 @@ def evaluate(
     from translate.terminal import notes, on_fastest
     from translate.translator import Translator
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"{out}: exists. Choose a new folder for --out.")
     if cells < 2:
         raise InputError(f"--cells is {cells}; two are needed to judge a model.")
@@ -180,7 +181,7 @@ def openproblems(
     from translate.terminal import notes, prove_out
 
     prove_out(output, train_mod1, train_mod2, test_mod1)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out is not None and out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"{out}: exists. Choose a new folder for --out.")
     try:
         with progress_bar(f"openproblems {system}") as report, notes():

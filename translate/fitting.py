@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from expresser.atomic import remove_folder, write_text
+from expresser.atomic import is_empty, remove_folder, write_text
 from expresser.checkpoint import Checkpoint
 from expresser.errors import InputError
 from expresser.one_writer import one_writer
@@ -159,7 +159,7 @@ def _fit(
         same = ("system", "seed", "genome", "precision", "pretrained")
         claim(out, record, resume=resume, what=f"a fit of {system}", data="study", also=same)
 
-    if main and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if main and out.exists() and not (out.is_dir() and is_empty(out)):
         claimed()  # or not, before anything is worked out
     if resume and (out / "fit.json").is_file():
         if main:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from expresser.atomic import is_empty
 from expresser.errors import InputError
 from expresser.plots import curve_axes
 from expresser.progress import shown
@@ -205,7 +206,7 @@ class Model(Translator):
         InputError
             Where its own test cells are asked for and are not at hand, and for what `read_study` refuses.
         """
-        if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        if out is not None and Path(out).exists() and (not Path(out).is_dir() or not is_empty(Path(out))):
             raise InputError(f"{out}: exists. Choose a new folder for out.")
         files = {"rna": rna, "atac": atac, "protein": protein, "rna_only": rna_only, "atac_only": atac_only}
         with shown(progress, "evaluate") as report, _doubts() as doubts:
