@@ -54,9 +54,10 @@ class Store:
 
     def clear(self) -> None:
         """Remove what is kept: the comparison is finished, and its metrics are written."""
-        if self._folder is None or not self._folder.is_dir():
+        if self._folder is None or not self._folder.parent.is_dir():
             return
-        remove_folder(self._folder)
+        if self._folder.is_dir():
+            remove_folder(self._folder)
         if is_empty(self._folder.parent):
             with suppress(OSError):
                 self._folder.parent.rmdir()

@@ -160,8 +160,8 @@ def unnumbered(out: Path) -> bool:
 
 
 def resumable(out: Path) -> bool:
-    """A task's folder whose metrics are not written yet: the same command goes on."""
-    return not (out / "metrics.json").exists()
+    """A task's folder whose metrics are not written yet, or whose kept parts are not all removed: the same command goes on."""
+    return not (out / "metrics.json").exists() or (out / "state").exists()
 
 
 def jobs(data: Path) -> dict[str, Job]:

@@ -203,18 +203,22 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
     assert (out / "state").is_dir()
     assert not (out / "metrics.json").exists()
     calls: list[tuple[int, int]] = []
+    shutil.copytree(out / "state", tmp_path / "state")
     resumed = run_gene_task(
         given, tables(), repeats=1, out=out, progress=lambda done, total, _: calls.append((done, total))
     )
+    assert not (out / "state").exists()
     assert resumed.resumed == 7
     assert calls[-1][0] == calls[-1][1] == len(calls)
     whole = run_gene_task(given, tables(), repeats=1)
     assert steady(resumed.metrics) == steady(whole.metrics)
     pd.testing.assert_frame_equal(resumed.predictions, whole.predictions)
 
-    # A complete run is read back; another one finds the folder taken.
+    # A complete run is read back, and what it left where it was killed at its very end goes; another one finds the folder taken.
+    shutil.copytree(tmp_path / "state", out / "state")
     again = run_gene_task(given, tables(), repeats=1, out=out, progress=lambda *_: pytest.fail("computed anew"))
     assert again.finished
+    assert not (out / "state").exists()
     assert steady(again.metrics) == steady(json.loads((out / "metrics.json").read_text()))
     assert again.scores.index.tolist() == whole.scores.index.tolist()
     with pytest.raises(InputError, match="repeats was 1, is 2"):

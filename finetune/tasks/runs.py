@@ -146,7 +146,8 @@ def open_run(
     }
     also = ("task", "embeddings", "version")
     claim(out, record, resume=True, what=f"a run of finetune {task}", data="labels_sha256", also=also)
-    done = out / "metrics.json"
+    store, done = Store(out, record["config"]), out / "metrics.json"
     if done.is_file() and (out / "predictions.parquet").is_file() and (out / "report.html").is_file():
+        store.clear()  # killed at its very end, a run may have left what it no longer needs
         return Store(None, None), dict(json.loads(done.read_text()))
-    return Store(out, record["config"]), None
+    return store, None
