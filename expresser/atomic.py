@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ except ImportError:  # no such locks on this system: nothing is swept
     fcntl = None  # type: ignore[assignment]
 
 _PART, _OLD, _LOCK = ".part", ".old", ".lock"
+_OURS = re.compile(r"\..*\.[a-z0-9_]{8}\.part", re.DOTALL)  # a hidden folder, as `tempfile` names it
 _LONGEST = 180  # bytes of a name that stand in the hidden folder's name; a file system takes 255 in all
 
 
@@ -51,11 +53,13 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
     with _workplace(folder) as place:
         new = place / folder.name
         new.mkdir()
+        mode = new.stat().st_mode & 0o7777
         yield new
         flush_all(new)
         for path in [*new.rglob("*"), new]:
-            # What libraries write may be the owner's alone; what is finished can be read by whoever may read the folder.
-            path.chmod(0o755 if path.is_dir() else 0o644)
+            # What libraries write may be the owner's alone; what is finished can be read by whoever the umask lets.
+            if not path.is_symlink():
+                path.chmod(mode if path.is_dir() else mode & 0o666)
         _put(new, folder, aside=place / f"{folder.name}{_OLD}")
         flush(folder.parent)
 
@@ -109,7 +113,7 @@ def sweep(folder: str | Path, name: str | None = None) -> None:
     begin = "." if name is None else _begin(name)
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if entry.name.startswith(begin) and entry.name.endswith(_PART) and entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith(begin) and _is_ours(entry):
                 place = Path(entry.path)
                 with suppress(OSError):
                     place.rmdir()  # one whose maker had not come to lock it; if it lives, it makes another
@@ -123,7 +127,11 @@ def is_empty(folder: str | Path) -> bool:
     """Whether a folder holds nothing but what killed writers left, which is removed, or what living ones are at."""
     sweep(folder)
     with os.scandir(folder) as entries:
-        return all(entry.name == _LOCK or entry.name.endswith(_PART) for entry in entries)
+        return all(entry.name == _LOCK or _is_ours(entry) for entry in entries)
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    return _OURS.fullmatch(entry.name) is not None and entry.is_dir(follow_symlinks=False)
 
 
 def flush(path: Path) -> None:

@@ -139,6 +139,33 @@ def test_what_a_living_writer_fills_is_not_swept_and_what_a_dead_one_left_is(tmp
     assert not is_empty(tmp_path)
 
 
+def test_what_others_made_is_neither_swept_nor_overlooked(tmp_path: Path) -> None:
+    (tmp_path / ".mine.part").mkdir()
+    (tmp_path / ".mine.part" / "notes").write_text("a year of bench work")
+    sweep(tmp_path)
+    assert (tmp_path / ".mine.part" / "notes").is_file()
+    assert not is_empty(tmp_path)
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "genome.fa.gz.part").write_text("half")
+    assert not is_empty(tmp_path / "downloads")
+
+
+@pytest.mark.parametrize(("mask", "folder", "file"), [(0o077, 0o700, 0o600), (0o022, 0o755, 0o644)])
+def test_who_may_read_a_folder_is_what_the_umask_says(tmp_path: Path, mask: int, folder: int, file: int) -> None:
+    (tmp_path / "elsewhere").write_text("theirs")
+    (tmp_path / "elsewhere").chmod(0o640)
+    before = os.umask(mask)
+    try:
+        with replaced_folder(tmp_path / "model") as part:
+            (part / "weights").write_text("x")
+            (part / "weights").chmod(0o600)  # as some libraries do
+            (part / "link").symlink_to(tmp_path / "elsewhere")
+    finally:
+        os.umask(before)
+    found = [(tmp_path / name).stat().st_mode & 0o777 for name in ("model", "model/weights", "elsewhere")]
+    assert found == [folder, file, 0o640]
+
+
 def test_links_to_a_folder_stay_links(tmp_path: Path) -> None:
     (tmp_path / "disk" / "model").mkdir(parents=True)
     (tmp_path / "model").symlink_to(tmp_path / "disk" / "model")
