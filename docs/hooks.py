@@ -14,8 +14,9 @@ _WHY = re.compile(r'not-run="([^"]*)"')
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Adds log.md and changelog.md as if they lay among the pages."""
-    elsewhere = {"log.md": HERE / "log.md", "changelog.md": HERE.parent / "CHANGELOG.md"}
+    """Adds log.md, changelog.md and security.md as if they lay among the pages."""
+    root = HERE.parent
+    elsewhere = {"log.md": HERE / "log.md", "changelog.md": root / "CHANGELOG.md", "security.md": root / "SECURITY.md"}
     for name, path in elsewhere.items():
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
