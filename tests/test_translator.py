@@ -70,6 +70,14 @@ def test_one_cell_alone_is_the_same_cell_among_many(fitted, source, to):
     np.testing.assert_allclose(alone.obsm[key][0], made.obsm[key][13], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("source", "to"), [("rna", "atac"), ("atac", "rna")])
+def test_no_cells_are_refused_by_name(fitted, source, to):
+    none = toy_anndata(n_cells=20, seed=3)[source][:0].copy()
+    for use in (lambda: fitted.translate(none, to), lambda: fitted.embed(none)):
+        with pytest.raises(InputError, match=r"no cells|empty"):
+            use()
+
+
 def test_only_the_features_asked_for_are_computed(fitted, monkeypatch):
     cells = toy_anndata(n_cells=20, seed=2)["rna"]
     whole = fitted.translate(cells, "atac")

@@ -237,8 +237,11 @@ class Translator:
         adata.uns["expresser"] = dict(adata.uns.get("expresser", {})) | {f"X_{self.name}": self.trace(source, None)}
 
     def read(self, data: Any, *, source: Modality | None = None, layer: str | None = None) -> Measured:
-        """A file, an AnnData or a MuData as `Measured`."""
-        return read_one(data, self.source_of(data) if source is None else source, layer=layer)
+        """A file, an AnnData or a MuData as `Measured`; InputError where it holds no cells."""
+        measured = read_one(data, self.source_of(data) if source is None else source, layer=layer)
+        if not measured.n_cells:
+            raise InputError(f"{measured.name}: has no cells. Give one at least.")
+        return measured
 
     def source_of(self, data: Any, to: Modality | None = None) -> Modality:
         """What a file or AnnData holds, judged by the names of its features; of several modalities the one that leads to `to`."""
