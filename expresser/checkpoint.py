@@ -202,7 +202,13 @@ def _network(config: ExpresserConfig, weights: Path) -> ExpresserPreTrainedModel
             f"{weights}: {strange[0]} is {found[strange[0]].dtype}, not numbers with a fraction. Copy it again."
         )
     kind = getattr(torch, str(config.dtype).removeprefix("torch."))
-    network.load_state_dict({name: values.to(kind) for name, values in found.items()}, assign=True)
+    cast = {name: values.to(kind) for name, values in found.items()}
+    if beyond := sorted(name for name, values in cast.items() if not bool(torch.isfinite(values).all())):
+        raise InputError(
+            f"{weights}: {beyond[0]} holds numbers that are too large for {config.dtype}, the dtype in config.json. Use the "
+            "config.json that was saved with these weights."
+        )
+    network.load_state_dict(cast, assign=True)
     return network.eval()
 
 

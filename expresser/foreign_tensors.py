@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from expresser.errors import InputError
-from expresser.foreign import file_in
+from expresser.foreign import file_in, shortened
 
 HEAD = 16 << 20  # bytes of a file's head; a thousand weights take a hundred thousand
 _SHOWN = 5
+
+# Kinds of numbers that this program, and those that it takes weights from, write; of floats of 8 bits and fewer not even whether
+# they are finite can be asked.
+_KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 Shapes = dict[str, tuple[int, ...]]
 Network = TypeVar("Network", bound=nn.Module)
@@ -34,7 +38,9 @@ def _told(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (SafetensorError, ValueError, TypeError, OSError, MemoryError, OverflowError) as error:
+    except InputError:
+        raise
+    except (SafetensorError, ValueError, TypeError, OSError, LookupError, MemoryError, OverflowError) as error:
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: cut short or altered ({said}). Copy it again.") from error
 
@@ -45,15 +51,23 @@ def tensor_shapes(path: Path) -> Shapes:
     Raises
     ------
     InputError
-        If the file is none of a folder's own (`file_in`), is cut short or altered, or its head is larger than 16 MiB.
+        If the file is none of a folder's own (`file_in`), cannot be read, is cut short or altered, its head is larger than 16 MiB,
+        or it holds numbers of a kind that is not read (quantised ones).
     """
     file_in(path.parent, path.name)
-    with open(path, "rb") as file:
+    with _told(path), open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > HEAD:
         raise InputError(f"{path}: its head claims {length:,} bytes; at most {HEAD:,} are read. Copy it again.")
     with _told(path), safe_open(path, framework="np") as file:
-        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        kinds = {key: str(one.get_dtype()) for key, one in slices.items()}
+        if strange := next((key for key in sorted(kinds) if kinds[key] not in _KINDS), None):
+            raise InputError(
+                f"{path}: {shortened(strange)} holds numbers of kind {kinds[strange]}, which are not read. Save the weights as "
+                "float32, bfloat16 or float16."
+            )
+        return {key: tuple(one.get_shape()) for key, one in slices.items()}
 
 
 def read_tensors(

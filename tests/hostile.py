@@ -108,6 +108,11 @@ def _head(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     write_head(path, head, body)
 
 
+def _eight_bits(head: dict[str, Any]) -> None:
+    one = _first(head)
+    one.update(dtype="F8_E4M3", shape=[one["data_offsets"][1] - one["data_offsets"][0]])
+
+
 def _overlap(head: dict[str, Any]) -> None:
     one, two = [entry for name, entry in head.items() if name != "__metadata__"][:2]
     two["data_offsets"] = [
@@ -177,6 +182,7 @@ TENSOR_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: _head(path, lambda head: _first(head).update(shape=[-1])),
         "cut short or altered",
     ),
+    "numbers of eight bits": (lambda path: _head(path, _eight_bits), "of kind F8_E4M3, which are not read"),
     "an unknown type": (
         lambda path: _head(path, lambda head: _first(head).update(dtype="PICKLE")),
         "cut short or altered",

@@ -7,11 +7,14 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from hostile import JSON_FILES, TENSOR_FILES, Trap, bounded, edit, refused, set_to
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.preprocessing import StandardScaler
 
 from finetune.annotation.head import LinearHead
 from finetune.annotation.head import fit_head as fit_classifier
@@ -155,3 +158,54 @@ def test_a_link_out_of_the_folder_is_refused(heads: Path, tmp_path: Path, name: 
         refused(lambda: (LinearHead if name == "classifier" else Head).load(heads / name), "outside of its folder")
         path.unlink()
         path.write_bytes(held)
+
+
+def _walking(model: GradientBoostingClassifier, left: int, right: int) -> GradientBoostingClassifier:
+    for one in model.estimators_.flat:
+        state = one.tree_.__getstate__()
+        state["nodes"] = state["nodes"].copy()
+        state["nodes"][0]["left_child"], state["nodes"][0]["right_child"] = left, right
+        one.tree_.__setstate__(state)
+    return model
+
+
+def _begun_by_another(model: Any) -> None:
+    model.init_ = _walking(GradientBoostingClassifier(n_estimators=1).fit(X, X[:, 0] > 0), 10**9, 10**9)
+
+
+def _hidden_by_other_trees(model: Any) -> None:
+    _walking(model, 10**9, 10**9)._predictors = []
+
+
+def _two_trees_a_step(model: Any) -> None:
+    model.estimators_ = np.repeat(model.estimators_, 2, axis=1)
+
+
+def _features_taken_away(model: Any) -> None:
+    model._preprocessor = StandardScaler().fit(X)
+
+
+def _no_trees(model: Any) -> None:
+    del model.estimators_
+
+
+@pytest.mark.parametrize(
+    ("preset", "damage"),
+    [
+        # -2 is no mark of a leaf to the library, and was taken for one here.
+        ("paper", lambda model: _walking(model, -2, 2)),
+        ("paper", _hidden_by_other_trees),
+        ("paper", _begun_by_another),
+        ("paper", _two_trees_a_step),
+        ("paper", _no_trees),
+        ("boosting", _features_taken_away),
+    ],
+)
+def test_trees_that_would_lead_into_foreign_memory_are_refused(
+    tmp_path: Path, preset: Any, damage: Callable[[Any], object]
+) -> None:
+    head = fit_head(X, (X[:, 0] > 0).astype(int), kind="binary", preset=preset)
+    Head.load(head.save(tmp_path / "sound")).predict(X)
+    damage(head.estimator.models[0])  # type: ignore[union-attr]
+    head.save(tmp_path / "head")
+    refused(lambda: Head.load(tmp_path / "head"), r"head\.skops: not the trees of a head")

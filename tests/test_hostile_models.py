@@ -72,6 +72,10 @@ def test_weights_that_lie_about_themselves_are_refused(model: Path, case: str) -
             r"gene_tokens\.weight is torch\.int32",
         ),
         (lambda w: w["gene_tokens.weight"].fill_(np.nan), r"gene_tokens\.weight holds numbers that are not finite"),
+        (
+            lambda w: w.update({"head.out.bias": w["head.out.bias"].double().fill_(1e300)}),
+            r"head\.out\.bias holds numbers that are too large for torch\.float32",
+        ),
         (lambda w: w["head.out.bias"].fill_(np.inf), r"head\.out\.bias holds numbers that are not finite"),
     ],
 )

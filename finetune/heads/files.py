@@ -12,7 +12,10 @@ import numpy as np
 import safetensors.numpy
 import sklearn
 from safetensors import SafetensorError
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.tree._tree import Tree
 
 from expresser.atomic import replaced_folder
 from expresser.errors import InputError
@@ -24,6 +27,7 @@ from finetune.heads.trees import Trees
 
 FORMAT = 1
 LINEAR, TREES = "head.safetensors", "head.skops"
+_FEATURES = 1 << 20  # of a head of trees; pairs of vectors of 1,000 have 3,000
 MOST = 1 << 30  # bytes of weights; the largest heads that tasks have fitted take some ten million
 
 # What a file may hold beside what skops trusts by itself (numpy arrays, scikit-learn estimators and losses).
@@ -134,7 +138,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _linear(content: bytes, path: Path) -> Linear:
     try:
         arrays = safetensors.numpy.load(content)
-    except (SafetensorError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the weights of a linear head ({error}). Copy the folder again.") from error
     if set(arrays) != {"coef", "intercept", "mean", "scale"}:
         raise InputError(
@@ -174,14 +178,19 @@ def _trees(content: bytes, path: Path, about: dict[str, Any]) -> Trees:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InconsistentVersionWarning)
             models = skops.io.loads(content, trusted=list(TRUSTED))
+        models = models if isinstance(models, list) and models else [models]
+        for model in models:
+            if (met := type(model).__name__) not in ESTIMATORS or met != about["estimator"]:
+                raise InputError(f"{path}: holds a {met}, head.json says {shortened(about['estimator'])}.")
+            _prove_walks(model)
+        if len({(model.n_features_in_, len(getattr(model, "classes_", ()))) for model in models}) > 1:
+            raise ValueError("models of different features or classes")
     except InputError:
         raise
-    except Exception as error:  # skops raises what the part it stumbled over raises
-        raise InputError(f"{path}: not the trees of a head ({type(error).__name__}: {error}).") from error
-    for model in models if isinstance(models, list) and models else [models]:
-        if (met := type(model).__name__) not in ESTIMATORS or met != about["estimator"]:
-            raise InputError(f"{path}: holds a {met}, head.json says {about['estimator']}.")
-        _check_branches(model, path)
+    except Exception as error:  # skops, and a model that lacks a part, raise what the part they stumbled over raises
+        raise InputError(
+            f"{path}: not the trees of a head ({type(error).__name__}: {shortened(str(error), 300)}). Copy the folder again."
+        ) from error
     return Trees(tuple(models))
 
 
@@ -198,24 +207,42 @@ def _prove_unpacked(content: bytes, path: Path) -> None:
         )
 
 
-def _check_branches(model: Any, path: Path) -> None:
-    """The library follows child and feature numbers without looking: wrong ones would read foreign memory."""
-    if hasattr(model, "_predictors"):
-        trees = [tree.nodes for step in model._predictors for tree in step]
-        parts = [(t["left"], t["right"], t["feature_idx"], t["is_leaf"].astype(bool)) for t in trees]
-        # Categories have tables of their own; heads have none.
-        strange = any(t["is_categorical"].any() for t in trees)
+def _prove_walks(model: Any) -> None:
+    """ValueError unless every walk through the trees stays in them, and then an answer of zeros has its shape.
+
+    The library follows child and feature numbers without looking: wrong ones would read, or write, foreign memory. What else a
+    model of its kind may hold and use (other models that begin, or prepare) is none that a fit here makes.
+    """
+    features = model.n_features_in_
+    if type(features) is not int or not 0 < features <= _FEATURES:
+        raise ValueError(f"{features!r} features")
+    if isinstance(model, GradientBoostingClassifier):
+        trees = [one.tree_ for one in model.estimators_.flat]
+        whole = all(type(one) is Tree and one.node_count == one.capacity for one in trees)  # before a node is read
+        if not whole or {(one.n_outputs, one.max_n_classes) for one in trees} != {(1, 1)}:
+            raise ValueError("trees of another size than their nodes")
+        if type(model.init_) is not DummyClassifier:
+            raise ValueError(f"it begins with a {type(model.init_).__name__}")
+        # The mark of a leaf is -1 alone: with any other number a walk goes on.
+        parts = [(one.children_left, one.children_right, one.feature, one.children_left == -1) for one in trees]
     else:
-        parts = [
-            (t.tree_.children_left, t.tree_.children_right, t.tree_.feature, t.tree_.children_left < 0)
-            for t in model.estimators_.flat
-        ]
-        strange = False
+        nodes = [tree.nodes for step in model._predictors for tree in step]
+        if model._preprocessor is not None:
+            raise ValueError(f"features go through a {type(model._preprocessor).__name__}")
+        if any(t["is_categorical"].any() for t in nodes):  # those have tables of their own; heads have none
+            raise ValueError("a branch of categories")
+        parts = [(t["left"], t["right"], t["feature_idx"], t["is_leaf"].astype(bool)) for t in nodes]
     for left, right, feature, leaf in parts:
         here = np.arange(len(left))[~leaf]
         children = np.concatenate([left[~leaf], right[~leaf]]).astype(np.int64)
         # A child stands after its parent, so a walk ends.
         inside = (children > np.tile(here, 2)).all() and (children < len(left)).all()
-        known = (feature[~leaf] >= 0).all() and (feature[~leaf] < model.n_features_in_).all()
-        if strange or not len(left) or not inside or not known:
-            raise InputError(f"{path}: a branch of a tree leads outside it. Copy the folder of the head again.")
+        known = (feature[~leaf] >= 0).all() and (feature[~leaf] < features).all()
+        if not len(left) or not inside or not known:
+            raise ValueError("a branch of a tree leads outside it")
+    zeros = np.zeros((1, features), dtype=np.float32)
+    if isinstance(model, GradientBoostingClassifier):
+        begun = model._raw_predict_init(zeros)
+        if model.estimators_.ndim != 2 or begun.shape != (1, model.estimators_.shape[1]):
+            raise ValueError("another number of trees a step than of values")
+    model.predict(zeros)
