@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import numpy as np
 import pytest
 from repeat_commands import MADE, run_in_a_process
+from safetensors.numpy import save_file
 
 import expresser.contents as contents
 from expresser.cli import main
@@ -458,3 +460,16 @@ def test_every_family_is_repeated_from_its_record_with_equal_results(world):
 def test_a_repetition_in_a_process_of_its_own_is_the_run(world):
     run_in_a_process(world, ["repeat embedded.h5ad --check --out own.h5ad"], seed=3, here=False)
     assert (world / "own.h5ad").is_file()
+
+
+def test_weights_are_compared_as_they_are_stored_and_damaged_files_are_told(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, more in ((old, 0), (new, 1)):
+        folder.mkdir()
+        values = {"count": np.array([2**24 + more]), "mean": np.array([1 + 1e-12 * more])}
+        save_file(values, folder / "inputs.safetensors")
+        (folder / "metrics.json").write_text("[" * (100_000 + more))
+        (folder / "model.safetensors").write_bytes(b"x" * (100 + more))
+    found = differences(old, new)
+    assert sum("1 of 1 values differ" in line for line in found) == 2  # float32 holds neither difference
+    assert sum("cannot be compared" in line for line in found) == 2
