@@ -28,14 +28,15 @@ def content_sha256(path: Path) -> str:
         return _of_file(path)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder.")
-    if (found := _corpus_id(path)) is not None:
-        return found
     root = path
     about: tuple[str, ...] = ()
     if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
         root = path / "model"
     if (root / "config.json").is_file():
         about = _ABOUT
+    # A model's files are what it is, whatever a manifest beside them claims.
+    elif not (path / "head.json").is_file() and (found := _corpus_id(path)) is not None:
+        return found
     digest = hashlib.sha256()
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         name = file.relative_to(root).as_posix()

@@ -473,3 +473,13 @@ def test_weights_are_compared_as_they_are_stored_and_damaged_files_are_told(tmp_
     found = differences(old, new)
     assert sum("1 of 1 values differ" in line for line in found) == 2  # float32 holds neither difference
     assert sum("cannot be compared" in line for line in found) == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "head.json", "model/config.json"])
+def test_a_model_is_known_by_its_files_whatever_a_manifest_beside_them_claims(tmp_path, name):
+    (tmp_path / "model").mkdir()
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "manifest.json").write_text(json.dumps({"corpus_id": "a" * 64}))
+    before = contents.content_sha256(tmp_path)
+    (tmp_path / name).with_name("model.safetensors").write_bytes(b"others")
+    assert contents.content_sha256(tmp_path) != before
