@@ -15,6 +15,7 @@ from jaxtyping import Float32, Shaped
 from expresser.atomic import replaced
 from expresser.errors import InputError
 from expresser.gene_tables import open_text
+from expresser.genes import MOST_GENES
 
 WRITTEN = (".parquet", ".txt", ".vec", ".w2v")
 READ = (*WRITTEN, ".csv", ".tsv", ".tab")  # all but parquet with .gz too
@@ -24,7 +25,6 @@ _SYMBOLS = ("symbol", "gene_symbol", "gene", "genes", "gene_name", "gene_symbols
 _ROW_NUMBERS = ("", "index", "unnamed: 0", "__index_level_0__", "level_0", "row")
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none")  # a blank cell is one missing value, not a fault
 
-MOST_GENES = 5_000_000  # rows
 _MOST_VALUES = 1 << 29  # 2 GiB of float32; 79,000 genes x 6,000 dimensions
 
 

@@ -333,6 +333,8 @@ def test_only_known_commands_with_known_options_are_run(capsys, here, monkeypatc
         {"inputs": {"a": "b"}},
         {"inputs": {"a": {"path": "/a", "sha256": "no hash"}}},
         {"inputs": {"a": {"path": "/a", "revision": "b", "sha256": "0" * 64}}},
+        {"inputs": {"a": {"revision": "main", "sha256": "0" * 64}}},
+        {"environment": {"OMP_NUM_THREADS": "99999"}},
         {"inputs": {"a": {"sha256": "0" * 64}}},
     ],
     ids=str,

@@ -115,13 +115,22 @@ def _input(word: str, held: object, where: str) -> Input:
         raise InputError(f"{where}: the sha256 of {shortened(word)} is {shortened(digest)}. Copy the record again.")
     if len(fields) != 1:
         raise InputError(f"{where}: of {shortened(word)} either path or revision is needed. Copy the record again.")
+    if not re.fullmatch("[0-9a-f]{40}", fields.get("revision", "0" * 40)):
+        raise InputError(
+            f"{where}: the revision of {shortened(word)} is {shortened(fields['revision'])}, not a commit of the hub (40 digits of "
+            "0-9a-f). Copy the record again."
+        )
     return Input(_text(word, "an input", where), digest, **fields)
 
 
 def _environment(told: Mapping[str, Any], where: str) -> dict[str, str]:
     """Numbers of threads, and nothing else: whoever made the record does not choose what is loaded here."""
     for name, value in told.items():
-        if name not in THREADS or not isinstance(value, str) or not re.fullmatch(r"[0-9,]{1,20}", value):
+        if (
+            name not in THREADS
+            or not isinstance(value, str)
+            or not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4}){0,3}", value)
+        ):
             raise InputError(
                 f"{where}: the environment {shortened(name)} = {shortened(value)}; a run is repeated with numbers of threads "
                 f"alone ({', '.join(THREADS)}). Take it out if it means nothing."
