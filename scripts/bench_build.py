@@ -28,6 +28,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _loader_corpus import GENES, POOL, pool
+from _memory import anonymous_mb
 
 
 def write_files(folder: Path, cells: int, per_file: int, compressed: bool) -> list[Path]:
@@ -62,21 +63,6 @@ def write_files(folder: Path, cells: int, per_file: int, compressed: bool) -> li
                 group.create_virtual_dataset(name, layout)
         paths.append(path)
     return paths
-
-
-def anonymous_mb(root: int) -> list[float]:
-    """Anonymous memory of a process and its descendants, those that are still there."""
-    found, waiting = [], [root]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            status = Path(f"/proc/{pid}/status").read_text().splitlines()
-            found.append(next(int(line.split()[1]) / 1e3 for line in status if line.startswith("RssAnon")))
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += map(int, (task / "children").read_text().split())
-        except (OSError, StopIteration):
-            continue
-    return found
 
 
 def main() -> None:

@@ -27,24 +27,10 @@ import h5py
 sys.path.insert(0, str(Path(__file__).parent))
 from _lines import finished, write
 from _load_files import write_files
+from _memory import anonymous_mb
 
 MARK = ".bench_load"  # in a folder that this script made, and may delete
 LIST = ("files", "build", "fit", "atac_to_rna", "rna_to_atac", "embed", "evaluate")
-
-
-def memory(root: int) -> list[float]:
-    """Anonymous memory (MB) of each of a process and its descendants that are still there."""
-    found, waiting = [], [root]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            status = Path(f"/proc/{pid}/status").read_text().splitlines()
-            found.append(next(int(line.split()[1]) / 1e3 for line in status if line.startswith("RssAnon")))
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += map(int, (task / "children").read_text().split())
-        except (OSError, StopIteration):
-            continue
-    return found
 
 
 def step(command: list[str], folder: Path, bound: float) -> dict[str, Any]:
@@ -65,7 +51,7 @@ def step(command: list[str], folder: Path, bound: float) -> dict[str, Any]:
         log.flush()
         child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=limit, env=environment)
         while child.poll() is None:
-            here = memory(child.pid) or [0.0]
+            here = anonymous_mb(child.pid) or [0.0]
             largest, together, several = max(largest, *here), max(together, sum(here)), max(several, len(here))
             time.sleep(0.1)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -34,6 +34,19 @@ def same_threads():
         torch.set_num_threads(_THREADS)
 
 
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of comparisons hold their numbers, but are drawn, which takes a second a page, only for tests that ask for `drawn`."""
+    if "drawn" not in request.fixturenames:
+        blank = '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"/>'
+        monkeypatch.setattr("expresser.comparison.figures.svg", lambda *args, **more: blank)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """See `undrawn`."""
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """The folder of small real data sets; tests that take it are marked `realdata`."""

@@ -15,7 +15,6 @@ import pytest
 
 from expresser.cli import main
 from expresser.commands_report import REPORT
-from expresser.comparison import figures
 from expresser.comparison.groups import grouped
 from expresser.comparison.page import compare
 from expresser.comparison.reading import read_runs
@@ -24,6 +23,8 @@ from expresser.report import write_report
 from tests.test_finetune_cli import data as gene_data  # noqa: F401
 from tests.test_finetune_cli import given as gene_task
 from tests.test_translate_cli import QUICK, files, paired  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ADDITIVE = "gene + cell additive"
 
@@ -46,19 +47,6 @@ def table(page: Path, title: str) -> pd.DataFrame:
 def rows(numbers: dict[str, Any], title: str, group: int = 0) -> dict[str, dict[str, Any]]:
     """Spreads of a table of comparison.json by the row's label."""
     return {row["label"]: row["values"] for row in numbers["groups"][group]["tables"][title]["rows"]}
-
-
-@pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures hold their numbers, but are drawn, which takes a second a page, only for tests that ask for `drawn`."""
-    if "drawn" not in request.fixturenames:
-        blank = '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"/>'
-        monkeypatch.setattr(figures, "svg", lambda *args, **more: blank)
-
-
-@pytest.fixture
-def drawn() -> None:
-    """See `undrawn`."""
 
 
 # Pretraining

@@ -13,7 +13,6 @@ import pytest
 from hostile import JSON_FILES, bounded, refused
 
 from expresser.cli import main
-from expresser.comparison import figures
 from expresser.comparison.page import compare
 from expresser.errors import InputError
 from expresser.foreign import printable
@@ -22,22 +21,11 @@ from expresser.pages import pretraining_page
 from expresser.run_files import read_log
 from tests.test_comparison import evaluation, fit_folder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 EVIL = "</script></title><script>alert(1)</script><img src=x onerror=alert(2)><a href='javascript:alert(3)'>"
 EVIL += "$\\frac{$ \x1b[2J\x00\u202e\n=1+1"
 FILES = ("run.json", "metrics.json", "log.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes seconds a page: figures keep their numbers and titles, and are drawn where a test asks for `drawn`."""
-    if "drawn" not in request.fixturenames:
-        blank = '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"/>'
-        monkeypatch.setattr(figures, "svg", lambda *args, **more: blank)
-
-
-@pytest.fixture
-def drawn() -> None:
-    """See `undrawn`."""
 
 
 @pytest.fixture
