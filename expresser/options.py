@@ -50,8 +50,8 @@ def _restored(hint: Any, value: Any, where: str) -> Any:
             return tuple(_restored(parts[0], one, where) for one in value)
         if len(parts) == len(value):
             return tuple(_restored(part, one, where) for part, one in zip(parts, value))
-    elif (hint is float and type(value) in (int, float)) or (
-        hint in (bool, int, str, type(None)) and type(value) is hint
-    ):
+    elif hint is float and type(value) in (int, float) and abs(value) < 1e308:
+        return float(value)
+    elif hint in (bool, int, str, type(None)) and type(value) is hint:
         return value
     raise TypeError

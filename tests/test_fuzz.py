@@ -51,7 +51,8 @@ def test_an_input_is_refused_or_read_as_it_is(name):
 def test_many_inputs_are_refused_or_read_as_they_are(name):
     tally = TARGETS[name].run(25 if name in COSTLY else 50, seed=2)
     assert tally.tried >= 20
-    assert tally.read, "a law about inputs that are all refused says little"
+    # What is damaged may be refused whenever it is tried, where checksums tell.
+    assert tally.read or name.startswith("damaged"), "a law about inputs that are all refused says little"
 
 
 # ---- peaks -----------------------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert len(ran) == 2 * runs[0]  # each method run twice in all: once for `whole`, once in three attempts
     assert runs[0] < runs[1] < runs[2] < len(ran)
     assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "report.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "report.html", "run.json"]
 
 
 def test_finished_parts_are_only_taken_for_the_same_question(tmp_path, monkeypatch):

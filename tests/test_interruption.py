@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,7 @@ def test_a_log_goes_on_with_whole_lines(tmp_path: Path) -> None:
 
 def test_a_damaged_line_of_a_log_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"n": 1}\n{"n"\n')
-    with pytest.raises(InputError, match=r"log\.jsonl: not readable as JSON"):
+    with pytest.raises(InputError, match=r"log\.jsonl: line 2: not readable as JSON"):
         Log(tmp_path / "log.jsonl", position="n", keep_until=3, active=True)
 
 
@@ -351,7 +352,12 @@ def test_a_command_run_beside_the_main_thread_catches_no_signal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=lambda: cli.main(["corpus", "info", str(tmp_path / "none")]))
+
+    def command() -> None:
+        with suppress(SystemExit):
+            cli.main(["corpus", "info", str(tmp_path / "none")])
+
+    thread = threading.Thread(target=command)
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before

@@ -145,4 +145,4 @@ def test_the_command_writes_what_the_readers_read(tmp_path: Path, capsys: pytest
 def test_without_modules_the_command_writes_cells_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["simulate", "rna", "--cells", "20", "--genes", "40", "--modules", "1", "--out", str(tmp_path)])
     assert "no gene labels" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rna.h5ad"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rna.h5ad", "run.json"]

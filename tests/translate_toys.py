@@ -15,6 +15,7 @@ from translate.covariates import BatchColumn, LabelColumn
 from translate.fitting import fit
 from translate.polarbear import PolarbearConfig
 from translate.preprocess import AtacRecipe, RnaRecipe
+from translate.registry import SYSTEMS
 from translate.scact import ScactConfig
 from translate.scmog import ScmogConfig
 from translate.splits import Split
@@ -135,8 +136,9 @@ def toy_split(n_cells: int = 120, *, valid: int = 30, test: int = 10) -> Split:
 def toy_fit(system: str, out: Path, study: Study | None = None, **changes: Any) -> Translator:
     """A finished fit of a small configuration; `changes` to it, or arguments of `fit`."""
     study = toy_study() if study is None else study
-    own = {key: changes.pop(key) for key in list(changes) if key in CONFIGS[system].__dataclass_fields__}
+    config = CONFIGS[system] if system in CONFIGS else SYSTEMS[system].config_class()
+    own = {key: changes.pop(key) for key in list(changes) if key in config.__dataclass_fields__}
     changes = {"split": toy_split(study.n_cells)} | changes
-    fitted = fit(system, study, out=out, config=replace(CONFIGS[system], **own), **changes)
+    fitted = fit(system, study, out=out, config=replace(config, **own), **changes)
     assert fitted is not None
     return fitted

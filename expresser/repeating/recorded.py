@@ -163,7 +163,12 @@ def _in_anndata(path: Path) -> dict[str, Any]:
         raise InputError(
             f'{path}: uns["expresser"] says no command that wrote it. Name a file that a command of this program wrote.'
         )
-    newest = max(traces, key=lambda trace: str(trace.get("time_utc")))
+
+    def age(trace: dict[str, Any]) -> tuple[str, bool]:
+        """When it was written; of commands of one second, the one that names this file is the later."""
+        return str(trace.get("time_utc")), f'{path.name}"' in str(trace.get("invocation"))
+
+    newest = max(traces, key=age)
     if isinstance(told := newest.get("invocation"), str):
         newest["invocation"] = parse_json(told.encode(), f"{path}: uns")
     return newest
