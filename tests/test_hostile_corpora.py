@@ -208,6 +208,20 @@ def test_labels_that_are_no_table_are_refused(corpus: Path, content: bytes) -> N
     refused(lambda: opened(corpus), r"obs\.parquet")
 
 
+def test_labels_that_are_no_text_are_refused(corpus: Path) -> None:
+    table = pq.read_table(corpus / "obs.parquet", read_dictionary=[])
+    column = table["cell_type"].combine_chunks()
+    _, ends, letters = column.buffers()
+    torn = pa.Array.from_buffers(pa.string(), len(column), [None, ends, pa.py_buffer(b"\xff" * letters.size)])
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("cell_type"), "cell_type", torn), corpus / "obs.parquet"
+    )
+    settle(corpus)
+    found = Corpus.open(corpus)
+    for use in (lambda: found.obs, lambda: found.labels("cell_type")):
+        refused(use, r"obs\.parquet")
+
+
 def test_a_pull_writes_nothing_where_the_manifest_leads_elsewhere(corpus: Path, tmp_path: Path) -> None:
     edit(corpus / "manifest.json", set_to("shards.0.file", "../escaped.arrow"))
     refused(lambda: pull_corpus(f"file://{corpus}", tmp_path / "out"), "names a file")

@@ -109,7 +109,9 @@ def obs_columns(path: Path, *, n_cells: int | None) -> pa.Schema:
 def read_obs_columns(path: Path, columns: Sequence[str] | None, as_codes: Sequence[str]) -> pa.Table:
     """These columns, all for None; InputError where they cannot be read."""
     with readable(path, "the obs table of a corpus"):
-        return pq.read_table(path, columns=None if columns is None else [*columns], read_dictionary=[*as_codes])
+        table = pq.read_table(path, columns=None if columns is None else [*columns], read_dictionary=[*as_codes])
+        table.validate(full=True)  # text that is no UTF-8 is met here, not where it is used
+        return table
 
 
 def read_obs(path: Path, *, n_cells: int | None = None) -> pd.DataFrame:
