@@ -24,7 +24,11 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Takes options for the tests off the first lines of blocks; a reason for not running stands above its block."""
-    markdown = markdown.replace("](../log.md)", "](log.md)")  # where it lies in the repository, and where in the site
+    for there, here in (
+        ("../log.md", "log.md"),
+        ("../../SECURITY.md", "security.md"),
+    ):  # in the repository, and in the site
+        markdown = markdown.replace(f"]({there})", f"]({here})")
     return _OPENING.sub(_plain, markdown)
 
 
